@@ -1,0 +1,53 @@
+# Everything from a clean clone on Debian 12 or 13, as root:
+#
+#   make              install what is missing, build, provision a CRIU that works here
+#   make demo         the main job on this machine: build/demo.json
+#   make demo-docker  the same with two containers as nodes: build/demo-docker.json
+#   make test         every test, from bare
+#   make bench-pause  how long a program stands still for a checkpoint: build/bench/pause.json
+#   make bench-memory the memory part of that alone: build/bench/memory.json
+#   make format       clang-format
+#   make clean
+
+BUILD := build
+PROGRAMS := baton baton-init criu-shim simple_loop
+
+.PHONY: all deps configure programs criu demo demo-docker test bench-pause bench-memory format clean
+
+all: criu
+
+deps:
+	scripts/install-deps build
+
+configure: deps
+	cmake --preset default
+
+programs: configure
+	cmake --build $(BUILD) --target $(PROGRAMS)
+
+criu: programs
+	scripts/provision-criu
+
+demo: criu
+	scripts/demo
+
+demo-docker: criu
+	scripts/demo-docker
+
+test: deps
+	scripts/install-deps test
+	cmake --preset default
+	cmake --build $(BUILD)
+	scripts/provision-criu
+	scripts/run-tests
+
+bench-pause bench-memory: bench-%: criu
+	cmake --build $(BUILD) --target bench_$*
+	mkdir -p $(BUILD)/bench
+	$(BUILD)/bench_$* --json $(BUILD)/bench/$*.json
+
+format:
+	git ls-files '*.cc' '*.h' | xargs clang-format -i
+
+clean:
+	rm -rf $(BUILD)
