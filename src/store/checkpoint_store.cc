@@ -1,0 +1,244 @@
+#include "store/checkpoint_store.h"
+
+#include <fcntl.h>
+#include <sys/statvfs.h>
+
+#include <charconv>
+#include <optional>
+
+#include "store/hash.h"
+#include "store/upload.h"
+#include "sys/file.h"
+
+namespace baton::store {
+namespace {
+
+constexpr const char* kIncoming = ".incoming";
+constexpr std::uint64_t kMaxManifestBytes = 64u << 20;
+
+std::optional<std::uint64_t> parse_number(const std::string& name) {
+  std::uint64_t value = 0;
+  auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), value);
+  if (error != std::errc() || end != name.data() + name.size() || name.empty()) return std::nullopt;
+  return value;
+}
+
+Result<std::vector<std::uint64_t>> numbered_entries(const fs::path& folder) {
+  std::vector<std::uint64_t> numbers;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error))
+    if (auto number = parse_number(entry->path().filename().string())) numbers.push_back(*number);
+  if (error) return fail_errno(fmt::format("read {}", folder.string()), error.value());
+  return numbers;
+}
+
+}  // namespace
+
+CheckpointStore::CheckpointStore(fs::path root, StoreOptions options)
+    : root_(std::move(root)), options_(std::move(options)) {}
+
+Result<std::unique_ptr<CheckpointStore>> CheckpointStore::open(const fs::path& root,
+                                                               StoreOptions options) {
+  std::unique_ptr<CheckpointStore> store(new CheckpointStore(root, std::move(options)));
+  BATON_CHECK(sys::remove_tree(root / "checkpoints" / kIncoming));
+  BATON_CHECK(sys::make_directories(root / "checkpoints" / kIncoming, 0700));
+  BATON_CHECK(sys::make_directories(root / kBaseFilesFolder, 0700));
+  std::vector<std::string> shared;
+  std::error_code error;
+  for (fs::directory_iterator entry(root / kBaseFilesFolder, error), end; !error && entry != end;
+       entry.increment(error))
+    shared.push_back(entry->path().filename().string());
+  if (error) return fail_errno(fmt::format("read {}", root.string()), error.value());
+  BATON_CHECK(store->collect_base_files(shared));
+  BATON_CHECK(sys::sync_directory(root));
+  return store;
+}
+
+fs::path CheckpointStore::job_directory(JobId job) const {
+  return root_ / "checkpoints" / fmt::to_string(job.value);
+}
+
+fs::path CheckpointStore::directory(JobId job, CheckpointNumber number) const {
+  return job_directory(job) / fmt::to_string(number.value);
+}
+
+fs::path CheckpointStore::incoming_directory() {
+  std::lock_guard lock(mutex_);
+  return root_ / "checkpoints" / kIncoming / fmt::to_string(next_incoming_++);
+}
+
+fs::path CheckpointStore::shared_base_file(std::string_view hash) const {
+  return root_ / kBaseFilesFolder / hash;
+}
+
+void CheckpointStore::observe(std::string_view step, const fs::path& path) const {
+  if (options_.observer) options_.observer(step, path);
+}
+
+std::vector<std::string> CheckpointStore::missing_base_files(
+    const std::vector<std::string>& hashes) const {
+  std::vector<std::string> missing;
+  for (const auto& hash : hashes)
+    if (!is_hash(hash) || ::access(shared_base_file(hash).c_str(), F_OK) != 0)
+      missing.push_back(hash);
+  return missing;
+}
+
+Result<std::unique_ptr<Upload>> CheckpointStore::begin_upload(JobId job) {
+  std::unique_ptr<Upload> upload(new Upload(*this, job, incoming_directory()));
+  BATON_CHECK_CTX(sys::make_directories(upload->directory_, 0700), "begin an upload");
+  return upload;
+}
+
+Result<std::vector<std::pair<JobId, CheckpointNumber>>> CheckpointStore::list() const {
+  std::vector<Key> found;
+  BATON_TRY(auto jobs, numbered_entries(root_ / "checkpoints"));
+  for (auto job : jobs) {
+    BATON_TRY(auto numbers, numbered_entries(job_directory(JobId(job))));
+    for (auto number : numbers) found.emplace_back(JobId(job), CheckpointNumber(number));
+  }
+  return found;
+}
+
+Result<std::unique_ptr<Reader>> CheckpointStore::open_reader(JobId job, CheckpointNumber number) {
+  Key key(job, number);
+  {
+    std::lock_guard lock(mutex_);
+    if (removals_put_off_.contains(key))
+      return fail(ErrorCode::NotFound,
+                  fmt::format("checkpoint {} of job {} is being removed", number, job));
+    ++pins_[key];
+  }
+  std::unique_ptr<Reader> reader(new Reader(*this, key));
+  auto text = sys::read_file(reader->directory_ / kManifestName, kMaxManifestBytes);
+  if (!text) {
+    bool absent = text.error().code() == ErrorCode::NotFound;
+    return fail(reader->damaged(kManifestName, absent ? "missing" : text.error().message()));
+  }
+  auto manifest = decode_manifest(*text);
+  if (!manifest) return fail(reader->damaged(kManifestName, manifest.error().message()));
+  if (manifest->job != job || manifest->number != number)
+    return fail(reader->damaged(kManifestName, "it belongs to another checkpoint"));
+  reader->manifest_ = std::move(*manifest);
+  return reader;
+}
+
+Status CheckpointStore::verify(JobId job, CheckpointNumber number) {
+  BATON_TRY(auto reader, open_reader(job, number));
+  for (const auto& file : reader->manifest().files)
+    BATON_CHECK(reader->read(file, 256 << 10, [](std::string_view, bool) { return Status(); }));
+  return {};
+}
+
+Status CheckpointStore::remove(JobId job, CheckpointNumber number) {
+  Key key(job, number);
+  {
+    std::lock_guard lock(mutex_);
+    if (pins_.contains(key)) {
+      removals_put_off_.insert(key);
+      return {};
+    }
+  }
+  return remove_now(key);
+}
+
+Status CheckpointStore::remove_now(const Key& key) {
+  fs::path path = directory(key.first, key.second);
+  std::vector<std::string> base_files;
+  std::error_code ignored;
+  for (fs::directory_iterator entry(path / kBaseFilesFolder, ignored), end;
+       !ignored && entry != end; entry.increment(ignored))
+    base_files.push_back(entry->path().filename().string());
+  fs::path aside = incoming_directory();
+  if (::rename(path.c_str(), aside.c_str()) != 0) {
+    if (errno == ENOENT) return {};
+    return fail_errno(fmt::format("remove {}", path.string()));
+  }
+  BATON_CHECK(sys::remove_tree(aside));
+  return collect_base_files(base_files);
+}
+
+Status CheckpointStore::remove_job(JobId job) {
+  fs::path folder = job_directory(job);
+  if (::access(folder.c_str(), F_OK) != 0) return {};
+  BATON_TRY(auto numbers, numbered_entries(folder));
+  for (auto number : numbers) BATON_CHECK(remove(job, CheckpointNumber(number)));
+  // Not empty while a reader holds one of them; then the last reader takes the folder away.
+  if (::rmdir(folder.c_str()) != 0 && errno != ENOTEMPTY && errno != ENOENT)
+    return fail_errno(fmt::format("remove {}", folder.string()));
+  return {};
+}
+
+// A base file that no checkpoint links to any more has one link left: ours.
+Status CheckpointStore::collect_base_files(const std::vector<std::string>& hashes) {
+  std::lock_guard lock(mutex_);
+  for (const auto& hash : hashes) {
+    fs::path shared = shared_base_file(hash);
+    struct stat info {};
+    if (::lstat(shared.c_str(), &info) != 0 || info.st_nlink > 1) continue;
+    if (::unlink(shared.c_str()) != 0 && errno != ENOENT)
+      return fail_errno(fmt::format("remove {}", shared.string()));
+  }
+  return {};
+}
+
+void CheckpointStore::unpin(const Key& key) {
+  {
+    std::lock_guard lock(mutex_);
+    if (--pins_[key] > 0) return;
+    pins_.erase(key);
+    if (removals_put_off_.erase(key) == 0) return;
+  }
+  // What can't be removed now is removed by the next start: nothing records it any more.
+  (void)remove_now(key);
+  ::rmdir(job_directory(key.first).c_str());
+}
+
+std::uint64_t CheckpointStore::free_bytes() const {
+  struct statvfs info {};
+  if (::statvfs(root_.c_str(), &info) != 0) return 0;
+  return static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
+}
+
+Reader::Reader(CheckpointStore& store, CheckpointStore::Key key)
+    : store_(store), key_(key), directory_(store.directory(key.first, key.second)) {}
+
+Reader::~Reader() { store_.unpin(key_); }
+
+Error Reader::damaged(std::string_view path, std::string_view why) const {
+  return Error(ErrorCode::Damaged,
+               fmt::format("checkpoint {} of job {}: {}: {}", key_.second, key_.first, path, why));
+}
+
+Status Reader::read(const StoredFile& file, std::size_t part_bytes, const Sink& sink) const {
+  auto fail_damaged = [&](std::string_view why) -> Status {
+    // A shared base file that went bad must not spread to the next checkpoint.
+    if (auto hash = base_file_hash(file.path); !hash.empty())
+      ::unlink(store_.shared_base_file(hash).c_str());
+    return fail(damaged(file.path, why));
+  };
+  auto fd = sys::open_file(directory_ / file.path, O_RDONLY | O_NOFOLLOW);
+  if (!fd && fd.error().code() == ErrorCode::NotFound) return fail_damaged("missing");
+  if (!fd) return fail(damaged(file.path, fd.error().message()));
+  struct stat info {};
+  if (::fstat(fd->get(), &info) != 0) return fail_errno(fmt::format("stat {}", file.path));
+  if (!S_ISREG(info.st_mode) || static_cast<std::uint64_t>(info.st_size) != file.size)
+    return fail_damaged(fmt::format("has size {}, expected {}", info.st_size, file.size));
+  Hasher hasher;
+  std::string part;
+  std::uint64_t offset = 0;
+  do {
+    part.resize(std::min<std::uint64_t>(part_bytes, file.size - offset));
+    if (auto status = sys::pread_all(fd->get(), part.data(), part.size(), offset); !status)
+      return fail_damaged(status.error().message());
+    hasher.update(part);
+    offset += part.size();
+    bool last = offset == file.size;
+    if (last && hasher.hex() != file.xxh3_128) return fail_damaged("its checksum is wrong");
+    BATON_CHECK(sink(part, last));
+  } while (offset < file.size);
+  return {};
+}
+
+}  // namespace baton::store

@@ -1,0 +1,115 @@
+// Checkpoints as directories on one filesystem:
+//
+//   ROOT/checkpoints/<job>/<number>/      files as they were uploaded, and manifest.json
+//   ROOT/checkpoints/.incoming/<n>/       uploads under way and removals; emptied by open()
+//   ROOT/base-files/<xxh3_128>            hard links to the base-files/ of all checkpoints
+//
+// Publishing: every file fsynced, every folder fsynced, the manifest durable, the directory
+// renamed to its number, its parent fsynced. A directory under its number is therefore whole; it
+// counts only once its owner has also recorded it (the owner removes others, see list()).
+//
+// Thread-safe; an Upload or a Reader is used by one thread. The store outlives both.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "store/manifest.h"
+
+namespace baton::store {
+
+namespace fs = std::filesystem;
+
+struct StoreOptions {
+  // Told of each step once it is durable: "sync-file", "sync-folder" (before the rename),
+  // "rename", "sync-parent". Called from several threads.
+  std::function<void(std::string_view step, const fs::path& path)> observer;
+};
+
+class Upload;
+class Reader;
+
+class CheckpointStore {
+ public:
+  // Makes the folders and removes what an earlier process left half done.
+  static Result<std::unique_ptr<CheckpointStore>> open(const fs::path& root,
+                                                       StoreOptions options = {});
+
+  // Those of `hashes` that have to be sent.
+  std::vector<std::string> missing_base_files(const std::vector<std::string>& hashes) const;
+
+  Result<std::unique_ptr<Upload>> begin_upload(JobId job);
+
+  // What is on disk under a number, whole or not.
+  Result<std::vector<std::pair<JobId, CheckpointNumber>>> list() const;
+
+  // Damaged, naming what is missing or wrong, if the checkpoint or its manifest is not readable.
+  // While the Reader lives, remove() of this checkpoint is put off.
+  Result<std::unique_ptr<Reader>> open_reader(JobId job, CheckpointNumber number);
+  // Reads everything. Damaged: names the first file that is missing or wrong.
+  Status verify(JobId job, CheckpointNumber number);
+
+  // Gone at once, or when the last Reader of it ends. Fine if absent.
+  Status remove(JobId job, CheckpointNumber number);
+  Status remove_job(JobId job);
+
+  fs::path directory(JobId job, CheckpointNumber number) const;
+  std::uint64_t free_bytes() const;
+
+ private:
+  friend class Upload;
+  friend class Reader;
+  using Key = std::pair<JobId, CheckpointNumber>;
+
+  CheckpointStore(fs::path root, StoreOptions options);
+  fs::path job_directory(JobId job) const;
+  fs::path incoming_directory();
+  fs::path shared_base_file(std::string_view hash) const;
+  void observe(std::string_view step, const fs::path& path) const;
+  Status remove_now(const Key& key);
+  Status collect_base_files(const std::vector<std::string>& hashes);
+  void unpin(const Key& key);
+
+  const fs::path root_;
+  const StoreOptions options_;
+  mutable std::mutex mutex_;
+  std::map<Key, int> pins_;
+  std::set<Key> removals_put_off_;
+  std::uint64_t next_incoming_ = 1;
+};
+
+// A published checkpoint, readable file by file.
+class Reader {
+ public:
+  ~Reader();
+  Reader(const Reader&) = delete;
+  Reader& operator=(const Reader&) = delete;
+
+  const Manifest& manifest() const { return manifest_; }
+
+  // Hands the file's bytes to `sink` in parts of at most `part_bytes` (an empty file: one empty
+  // part). The last part is given only when the whole content has proved right; else Damaged,
+  // naming checkpoint and file. An error of `sink` is passed through.
+  using Sink = std::function<Status(std::string_view data, bool last)>;
+  Status read(const StoredFile& file, std::size_t part_bytes, const Sink& sink) const;
+
+ private:
+  friend class CheckpointStore;
+  Reader(CheckpointStore& store, CheckpointStore::Key key);
+  Error damaged(std::string_view path, std::string_view why) const;
+
+  CheckpointStore& store_;
+  CheckpointStore::Key key_;
+  fs::path directory_;
+  Manifest manifest_;
+};
+
+}  // namespace baton::store

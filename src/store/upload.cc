@@ -1,0 +1,210 @@
+#include "store/upload.h"
+
+#include <fcntl.h>
+
+#include "base/fault.h"
+#include "sys/file.h"
+
+namespace baton::store {
+namespace {
+
+// Concurrent fsyncs share journal commits.
+constexpr std::size_t kSyncThreads = 4;
+constexpr std::size_t kMaxWaitingToSync = 64;
+constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 44;
+
+}  // namespace
+
+Upload::Upload(CheckpointStore& store, JobId job, fs::path directory)
+    : store_(store), job_(job), directory_(std::move(directory)), folders_{directory_} {}
+
+Upload::~Upload() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+    to_sync_.clear();
+  }
+  changed_.notify_all();
+  for (auto& thread : threads_) thread.join();
+  current_.reset();
+  // What can't be removed now is removed by the next start.
+  if (!published_) (void)sys::remove_tree(directory_);
+}
+
+Status Upload::check_new(const std::string& path, std::uint64_t size) {
+  if (current_.valid())
+    return fail(ErrorCode::InvalidArgument,
+                fmt::format("{} begins before {} has ended", path, files_.back().path));
+  BATON_CHECK(check_path(path));
+  if (files_.size() >= kMaxFiles)
+    return fail(ErrorCode::InvalidArgument,
+                fmt::format("a checkpoint has at most {} files", kMaxFiles));
+  if (size > kMaxFileBytes)
+    return fail(ErrorCode::InvalidArgument, fmt::format("{}: size {} is absurd", path, size));
+  if (path.starts_with(std::string(kBaseFilesFolder) + "/") && base_file_hash(path).empty())
+    return fail(ErrorCode::InvalidArgument,
+                fmt::format("{}: a base file is named by its content's hash", path));
+  if (!paths_.insert(path).second)
+    return fail(ErrorCode::InvalidArgument, fmt::format("{} came twice", path));
+  return make_parents(path);
+}
+
+Status Upload::make_parents(const std::string& path) {
+  for (std::size_t slash = path.find('/'); slash != std::string::npos;
+       slash = path.find('/', slash + 1)) {
+    fs::path folder = directory_ / path.substr(0, slash);
+    if (!folders_.insert(folder).second) continue;
+    if (::mkdir(folder.c_str(), 0700) != 0)
+      return fail_errno(fmt::format("mkdir {}", folder.string()));
+  }
+  return {};
+}
+
+Status Upload::begin_file(const std::string& path, std::uint64_t size, std::uint32_t mode) {
+  BATON_CHECK(check_new(path, size));
+  BATON_TRY(current_, sys::open_file(directory_ / path, O_WRONLY | O_CREAT | O_EXCL, 0600));
+  files_.push_back({path, size, mode & 07777, ""});
+  hasher_.reset();
+  written_ = 0;
+  return {};
+}
+
+Status Upload::write(std::string_view data) {
+  if (!current_.valid()) return fail(ErrorCode::InvalidArgument, "data outside of a file");
+  const auto& file = files_.back();
+  if (data.size() > file.size - written_)
+    return fail(ErrorCode::InvalidArgument,
+                fmt::format("{}: more bytes than the announced {}", file.path, file.size));
+  BATON_CHECK(fault("store.write"));
+  BATON_CHECK_CTX(sys::write_all(current_.get(), data), fmt::format("store {}", file.path));
+  hasher_.update(data);
+  written_ += data.size();
+  return {};
+}
+
+Status Upload::end_file(const std::string& xxh3_128) {
+  if (!current_.valid()) return fail(ErrorCode::InvalidArgument, "the end of no file");
+  auto& file = files_.back();
+  if (written_ != file.size)
+    return fail(ErrorCode::Damaged, fmt::format("{} arrived with {} bytes, expected {}", file.path,
+                                                written_, file.size));
+  file.xxh3_128 = hasher_.hex();
+  if (file.xxh3_128 != xxh3_128)
+    return fail(ErrorCode::Damaged, fmt::format("{} arrived with a wrong checksum", file.path));
+  auto base = base_file_hash(file.path);
+  if (!base.empty() && base != xxh3_128)
+    return fail(ErrorCode::Damaged, fmt::format("{} has another content's hash", file.path));
+  enqueue_sync({std::move(current_), directory_ / file.path});
+  return {};
+}
+
+Status Upload::link_base_file(const std::string& path, std::uint64_t size, std::uint32_t mode) {
+  BATON_CHECK(check_new(path, size));
+  std::string hash(base_file_hash(path));
+  if (hash.empty())
+    return fail(ErrorCode::InvalidArgument, fmt::format("{} is not a base file", path));
+  fs::path shared = store_.shared_base_file(hash);
+  if (::link(shared.c_str(), (directory_ / path).c_str()) != 0) {
+    if (errno != ENOENT) return fail_errno(fmt::format("link {}", shared.string()));
+    return fail(ErrorCode::NotFound, fmt::format("{} is not in the store: send it", path));
+  }
+  struct stat info {};
+  if (::lstat((directory_ / path).c_str(), &info) != 0)
+    return fail_errno(fmt::format("stat {}", path));
+  if (static_cast<std::uint64_t>(info.st_size) != size) {
+    ::unlink(shared.c_str());
+    return fail(ErrorCode::NotFound, fmt::format("{} in the store is damaged: send it", path));
+  }
+  files_.push_back({path, size, mode & 07777, hash});
+  return {};
+}
+
+void Upload::enqueue_sync(ToSync item) {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return to_sync_.size() < kMaxWaitingToSync; });
+  to_sync_.push_back(std::move(item));
+  if (threads_.size() < kSyncThreads) threads_.emplace_back([this] { sync_loop(); });
+  changed_.notify_all();
+}
+
+void Upload::sync_loop() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [&] { return closing_ || !to_sync_.empty(); });
+    if (closing_) return;
+    ToSync item = std::move(to_sync_.front());
+    to_sync_.pop_front();
+    ++syncing_;
+    lock.unlock();
+    Status status = sys::sync_file(item.fd.get(), item.path);
+    item.fd.reset();
+    if (status) store_.observe("sync-file", item.path);
+    lock.lock();
+    --syncing_;
+    if (!status && sync_status_) sync_status_ = std::move(status);
+    changed_.notify_all();
+  }
+}
+
+Status Upload::wait_synced() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [&] { return to_sync_.empty() && syncing_ == 0; });
+  return sync_status_;
+}
+
+Status Upload::sync_folders() {
+  for (const auto& folder : folders_) {
+    BATON_CHECK(sys::sync_directory(folder));
+    store_.observe("sync-folder", folder);
+  }
+  return {};
+}
+
+// Best effort: a file that isn't shared is merely sent again with the next checkpoint.
+void Upload::share_base_files() {
+  for (const auto& file : files_) {
+    auto hash = base_file_hash(file.path);
+    if (!hash.empty())
+      (void)::link((directory_ / file.path).c_str(), store_.shared_base_file(hash).c_str());
+  }
+}
+
+std::uint64_t Upload::total_bytes() const {
+  std::uint64_t total = 0;
+  for (const auto& file : files_) total += file.size;
+  return total;
+}
+
+Status Upload::publish(CheckpointNumber number, const std::string& info_json) {
+  if (current_.valid())
+    return fail(ErrorCode::InvalidArgument,
+                fmt::format("the upload ended inside of {}", files_.back().path));
+  if (files_.empty()) return fail(ErrorCode::InvalidArgument, "a checkpoint without files");
+  BATON_CHECK(wait_synced());
+  Manifest manifest{job_, number, info_json, files_};
+  BATON_CHECK(sys::write_file_durable(directory_ / kManifestName, encode_manifest(manifest), 0600));
+  store_.observe("sync-file", directory_ / kManifestName);
+  BATON_CHECK(sync_folders());
+  BATON_CHECK(fault("store.before_rename"));
+  share_base_files();
+  fs::path folder = store_.job_directory(job_);
+  BATON_CHECK(sys::make_directories(folder, 0700));
+  fs::path target = store_.directory(job_, number);
+  if (::renameat2(AT_FDCWD, directory_.c_str(), AT_FDCWD, target.c_str(), RENAME_NOREPLACE) != 0)
+    return fail_errno(fmt::format("rename {} to {}", directory_.string(), target.string()));
+  published_ = true;
+  store_.observe("rename", target);
+  auto sync_parents = [&]() -> Status {
+    BATON_CHECK(fault("store.after_rename"));
+    BATON_CHECK(sys::sync_directory(folder));
+    return sys::sync_directory(folder.parent_path());
+  };
+  if (auto status = sync_parents(); !status) {
+    (void)store_.remove(job_, number);
+    return status;
+  }
+  store_.observe("sync-parent", folder);
+  return {};
+}
+
+}  // namespace baton::store

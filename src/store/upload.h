@@ -1,0 +1,77 @@
+// A checkpoint on its way into the store. Files come one after the other:
+//
+//   begin_file(); write()…; end_file();   or   link_base_file();   …   publish()
+//
+// Destroying it before publish() has succeeded removes every trace. Files are fsynced by threads
+// of its own while the next ones arrive.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "base/fd.h"
+#include "store/checkpoint_store.h"
+#include "store/hash.h"
+
+namespace baton::store {
+
+class Upload {
+ public:
+  ~Upload();
+  Upload(const Upload&) = delete;
+  Upload& operator=(const Upload&) = delete;
+
+  // InvalidArgument: hostile or doubled path, too many files.
+  Status begin_file(const std::string& path, std::uint64_t size, std::uint32_t mode);
+  // InvalidArgument beyond the announced size; NoSpace when the disk is full.
+  Status write(std::string_view data);
+  // Damaged when size or hash is not what was announced: it broke on its way.
+  Status end_file(const std::string& xxh3_128);
+  // `path` is base-files/<hash> and the store has it. NotFound: it has not (any more); send it.
+  Status link_base_file(const std::string& path, std::uint64_t size, std::uint32_t mode);
+
+  // Returns when the checkpoint is durable under `number`. `info_json`: a JSON object.
+  Status publish(CheckpointNumber number, const std::string& info_json);
+
+  // Of all files, those that were only linked included.
+  std::uint64_t total_bytes() const;
+
+ private:
+  friend class CheckpointStore;
+  struct ToSync {
+    Fd fd;
+    fs::path path;
+  };
+
+  Upload(CheckpointStore& store, JobId job, fs::path directory);
+  Status check_new(const std::string& path, std::uint64_t size);
+  Status make_parents(const std::string& path);
+  void enqueue_sync(ToSync item);
+  void sync_loop();
+  Status wait_synced();
+  Status sync_folders();
+  void share_base_files();
+
+  CheckpointStore& store_;
+  const JobId job_;
+  const fs::path directory_;
+  bool published_ = false;
+  std::vector<StoredFile> files_;
+  std::set<std::string> paths_;
+  std::set<fs::path> folders_;
+  Fd current_;
+  Hasher hasher_;
+  std::uint64_t written_ = 0;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<ToSync> to_sync_;
+  std::size_t syncing_ = 0;
+  bool closing_ = false;
+  Status sync_status_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace baton::store
