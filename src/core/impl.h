@@ -1,0 +1,250 @@
+// Inside of the cluster's state machine. Not for others.
+//
+// Level-triggered: an input changes facts and marks the jobs it concerns; drive() then looks at
+// the facts of each marked job and takes the next step. So it does not matter in which order
+// messages come, nor which ones never do.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/cluster.h"
+#include "core/events.h"
+#include "core/placement.h"
+#include "core/policy.h"
+
+namespace baton::core {
+
+using IncarnationKey = std::pair<JobId, Generation>;
+
+struct Node {
+  NodeRecord record;
+  std::string epoch;  // empty: has not registered with this controller process yet
+  std::set<std::string> old_epochs;
+  TimeMs last_heard = 0;  // receipt of the last registration or renewed heartbeat
+  TimeMs lease_end = 0;   // while not lost
+  NodeSample sample;
+  bool has_sample = false;
+  OverloadWatch watch;              // by the cluster's policy
+  TimeMs settle_until = 0;          // after a move for overload: let the figures follow first
+  std::set<IncarnationKey> ending;  // Kill or Release{kill} without an answer
+  // Each is told once per episode.
+  bool overload_told = false;
+  bool no_target_told = false;
+  bool about_to_fail_told = false;
+  bool drained_told = false;
+
+  const NodeId& id() const { return record.facts.id; }
+  bool reachable() const { return !record.lost && !epoch.empty(); }
+};
+
+// A move under way, planned (the job has a current incarnation) or not.
+struct Move {
+  Cause cause = Cause::User;
+  bool planned = false;
+  NodeId from;
+  NodeId to;                // chosen; empty: not yet
+  NodeId only;              // the user's wish
+  CheckpointNumber pinned;  // the user's wish; 0: the newest
+  std::vector<RequestId> requests;
+  bool pinned_failed = false;
+  std::string why;      // for people
+  std::string failure;  // not empty: being undone, and why
+  bool freeze_sent = false;
+  std::optional<TimeMs> deadline;  // of the order under way
+  // For the timing.
+  double detect_ms = 0;
+  TimeMs fired_at = 0;
+  std::optional<double> decide_ms;
+  TimeMs freeze_sent_at = 0;
+  TimeMs held_at = 0;
+  std::optional<TimeMs> down_since;  // the program stands still since then
+  double transfer_ms = 0;
+  double restore_ms = 0;
+  double downtime_ms = 0;
+  CheckpointNumber frozen_checkpoint;  // what the source was frozen into
+  CheckpointNumber restored;           // what the job went on from
+};
+
+struct Job {
+  JobRecord r;
+  std::optional<Move> move;
+
+  enum class Asked { Nothing, Freeze, Resume } asked = Asked::Nothing;  // of current, unanswered
+  bool stray_held = false;   // the agent says held and we did not ask: tell it to resume
+  bool end_current = false;  // kill until confirmed, then go on without
+  bool end_attempt = false;
+  std::string end_why;
+  Cause end_cause = Cause::Accident;
+  TimeMs kill_again_at = 0;
+  // Heartbeats in a row that lack current, and since when.
+  std::uint32_t missing_count = 0;
+  TimeMs missing_since = 0;
+  std::uint32_t attempt_running_count = 0;  // heartbeats that say that the attempt runs
+
+  bool term_sent = false;
+  std::optional<TimeMs> stop_kill_at;
+  std::optional<TimeMs> finish_at;  // gone for sure; its exit report may still come
+  int user_signal = 0;
+  NodeId last_node;
+
+  // A job without an incarnation.
+  TimeMs retry_at = 0;
+  bool waiting = false;                    // for a node that can take it
+  std::map<NodeId, std::string> excluded;  // nodes that could not, in this round
+  std::map<CheckpointNumber, std::uint32_t> internal_failures;
+  bool ever_ran = false;
+  std::uint32_t quick_deaths = 0;  // accidents soon after it began to run, in a row
+
+  // Policy moves.
+  OverloadWatch watch;    // by the job's policy, while on its node
+  double cpu_cores = -1;  // measured
+  TimeMs arrived_at = 0;
+  std::optional<TimeMs> policy_moved_at;
+  NodeId fled_node;    // left for overload …
+  TimeMs fled_at = 0;  // … at
+  TimeMs move_again_at = 0;
+  std::uint32_t move_failures = 0;
+  bool stuck_told = false;  // "cannot be moved because", once per episode
+
+  bool checkpoint_asked = false;
+  bool checkpoints_failing = false;
+  std::vector<RequestId> checkpoint_requests;
+
+  JobId id() const { return r.id; }
+  const std::string& name() const { return r.name; }
+};
+
+// The agent's words, or the kind where it has none.
+inline std::string with_kind(FailureKind kind, const std::string& error) {
+  return error.empty() ? std::string(to_string(kind)) : error;
+}
+
+class Cluster::Impl {
+ public:
+  Impl(Config config, std::vector<JobRecord> jobs, std::vector<NodeRecord> nodes, TimeMs now);
+
+  std::vector<Output> apply(const Input& input, TimeMs now);
+  TimeMs next_deadline() const;
+
+  // ---- cluster.cc: records and the way of an input
+  void advance();  // what is due at now_
+  void settle();   // drives marked jobs until nothing changes
+  void mark(const Job& job) { marked_.insert(job.id()); }
+  void mark_waiting();
+  void save(const Job& job) { saved_jobs_.insert(job.id()); }
+  void save(const Node& node) { saved_nodes_.insert(node.id()); }
+  void out(Output output) { outputs_.push_back(std::move(output)); }
+  void reply(RequestId request, Status status);
+  void tell(const char* kind, const Job* job, const NodeId& node, std::string text,
+            CheckpointNumber checkpoint = {});
+  Job* find(JobId id);
+  Node* find(const NodeId& id);
+  const Node* find(const NodeId& id) const;
+  NodeState state_of(const Node& node, TimeMs now) const;
+  std::uint32_t jobs_on(const NodeId& id) const;
+  TimeMs lease_term() const;
+
+  // ---- nodes.cc
+  void on(const NodeRegistered& input);
+  void on(const Heartbeat& input);
+  void grant_lease(Node& node);
+  void node_lost(Node& node);
+  void orders_dropped(Job& job, const Node& node);
+  void reconcile(Node& node, const std::vector<IncarnationReport>& reports, bool registering,
+                 bool same_epoch, std::vector<IncarnationReport>* kill);
+  bool belongs(const Node& node, const IncarnationReport& report);
+  void reported_current(Job& job, const IncarnationReport& report, bool registering);
+  void reported_attempt(Job& job, const IncarnationReport& report, bool registering);
+  void not_reported(Job& job, const Node& node, bool registering, bool same_epoch);
+
+  // ---- incarnations.cc: what became of orders and incarnations
+  void on(const OrderDone& input);
+  void on(const IncarnationExited& input);
+  void on(const Tick&) {}
+  void freeze_done(Job& job, const OrderDone& done);
+  void resume_done(Job& job, const OrderDone& done);
+  void launch_done(Job& job, const OrderDone& done);
+  void kill_done(Job& job, const OrderDone& done, bool of_current);
+  void own_exit(Job& job, int code);
+  void current_gone(Job& job, Cause cause, std::string why, TimeMs last_sign, TimeMs first_sign);
+  void attempt_failed(Job& job, FailureKind kind, const std::string& error);
+  void attempt_gone(Job& job, std::string why);
+  void promote(Job& job, const OrderDone* done);
+  void clear_current(Job& job);
+
+  // ---- moves.cc (texts by value: callers pass what these functions clear)
+  void drive(Job& job);
+  void drive_stop(Job& job);
+  void drive_planned(Job& job);
+  void send_resume(Job& job);
+  void send_attempt(Job& job);
+  bool launch(Job& job, const NodeId& node, CheckpointNumber from);  // the only way to an attempt
+  void ensure_kill(Job& job, const NodeId& node, Generation generation);
+  void finish_move(Job& job, bool ok, std::string error);
+  void end(Job& job, JobState state, std::optional<int> code, std::string reason);
+  void forget(Job& job);
+  void refresh_state(Job& job);
+  PlacementRequest wish(const Job& job, Urgency urgency, const NodeId& only,
+                        const CheckpointFacts* from) const;
+  Placement place_job(const PlacementRequest& request) const {
+    return place(request, candidates());
+  }
+  std::vector<Candidate> candidates() const;
+
+  // ---- recovery.cc
+  void drive_start(Job& job);
+  void begin_recovery(Job& job, Cause cause, std::string why, TimeMs last_sign, TimeMs first_sign);
+
+  // ---- checkpoints.cc
+  void on(const CheckpointCommitted& input);
+  void on(const CheckpointReported& input);
+  void on(const CheckpointRemoved& input);
+  void checkpoint_done(Job& job, const OrderDone& done);
+  void finish_checkpoint(Job& job, CheckpointNumber number, FailureKind kind,
+                         const std::string& error);
+  void set_unprotected(Job& job, const std::string& cause, bool preflight);
+  void refresh_protection(Job& job);
+  void quarantine(Job& job, CheckpointNumber number, const std::string& cause);
+  void supersede_after(Job& job, CheckpointNumber from);
+  const CheckpointFacts* newest_usable(const Job& job) const;
+  const CheckpointFacts* checkpoint(const Job& job, CheckpointNumber number) const;
+
+  // ---- users.cc
+  void on(const SubmitJob& input);
+  void on(const UserMigrate& input);
+  void on(const UserRestore& input);
+  void on(const UserCheckpoint& input);
+  void on(const UserStop& input);
+  void on(const UserKill& input);
+  void on(const RemoveJob& input);
+  void on(const DrainNode& input);
+  void on(const CordonNode& input);
+  void on(const UncordonNode& input);
+
+  // ---- policies.cc
+  void run_policies(Node& node);
+  void watch_overload(Node& node);
+  void evacuate(Node& node, Cause cause, std::uint32_t parallel);
+  void relieve(Node& node);
+  void start_move(Job& job, Move move, const std::string& because);
+  // On the node, at rest and not known to be impossible to checkpoint (told once, if so).
+  bool may_move(Job& job, const Node& node, const std::string& because);
+  std::uint32_t moves_from(const NodeId& id) const;
+
+  Config config_;
+  std::map<JobId, Job> jobs_;
+  std::map<NodeId, Node> nodes_;
+  TimeMs now_ = 0;
+  TimeMs advanced_to_ = 0;
+  std::vector<Output> outputs_;
+  std::set<JobId> marked_;
+  std::set<JobId> forgotten_;  // to be erased at the end of this apply()
+  std::set<JobId> saved_jobs_;
+  std::set<NodeId> saved_nodes_;
+};
+
+}  // namespace baton::core
