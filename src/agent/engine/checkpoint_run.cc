@@ -1,0 +1,266 @@
+#include "agent/engine/checkpoint_run.h"
+
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+
+#include "agent/engine/images_link.h"
+#include "agent/engine/refusal.h"
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "criu/explain.h"
+#include "criu/images.h"
+#include "criu/log.h"
+#include "store/tree_archive.h"
+#include "sys/file.h"
+#include "sys/mounts.h"
+
+namespace baton::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* log_name = "dump.log";
+
+Status move_file(const fs::path& from, const fs::path& to) {
+  if (::rename(from.c_str(), to.c_str()) == 0) return {};
+  if (errno != EXDEV) return fail_errno(fmt::format("move {}", from.string()));
+  BATON_CHECK(copy_content(from, to));
+  if (::unlink(from.c_str()) != 0) return fail_errno(fmt::format("remove {}", from.string()));
+  return {};
+}
+
+Status empty_directory(const fs::path& directory) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory, error))
+    BATON_CHECK(sys::remove_tree(entry.path()));
+  if (error) return fail_errno(directory.string(), error.value());
+  return {};
+}
+
+std::uint64_t tree_bytes(const fs::path& directory) {
+  std::uint64_t bytes = 0;
+  std::error_code error;
+  for (const auto& entry : fs::recursive_directory_iterator(directory, error))
+    if (struct stat info{}; ::lstat(entry.path().c_str(), &info) == 0 && S_ISREG(info.st_mode))
+      bytes += static_cast<std::uint64_t>(info.st_size);
+  return bytes;
+}
+
+std::uint64_t free_bytes(const fs::path& directory) {
+  struct statvfs info {};
+  if (::statvfs(directory.c_str(), &info) != 0) return ~std::uint64_t{0};
+  return std::uint64_t{info.f_bavail} * info.f_frsize;
+}
+
+std::string join(const std::set<std::string>& words) {
+  std::string text;
+  for (const auto& word : words) text += (text.empty() ? "" : ",") + word;
+  return text;
+}
+
+}  // namespace
+
+Result<CheckpointInfo> CheckpointRun::run(const Hold& hold) {
+  started_ns_ = boot_time_ns();
+  auto work = [&]() -> Status {
+    BATON_CHECK(prepare_directories());
+    BATON_CHECK(dump(hold));
+    if (!completed_) BATON_CHECK(complete());
+    return {};
+  };
+  if (auto status = work(); !status) {
+    if (memory_) memory_->abandon();
+    if (auto removed = sys::remove_tree(directory_); !removed)
+      spdlog::warn("failed checkpoint: {}", removed.error().message());
+    return fail(std::move(status).error().context("checkpoint"));
+  }
+  return record_.info;
+}
+
+Status CheckpointRun::prepare_directories() {
+  if (::mkdir(directory_.c_str(), 0700) != 0) {
+    BATON_CHECK(sys::make_directories(directory_.parent_path(), 0700));
+    if (::mkdir(directory_.c_str(), 0700) != 0)
+      return fail_errno(fmt::format("mkdir {}", directory_.string()));
+  }
+  BATON_CHECK(sys::make_directories(directory_ / "images", 0700));
+  return empty_directory(sandbox_.images_directory());
+}
+
+Status CheckpointRun::dump(const Hold& hold) {
+  BATON_TRY(auto processes, sandbox_.processes());
+  if (memory_) memory_->before_dump(processes, sandbox_.images_directory());
+  roll_ = take_roll_call(processes);
+  BATON_TRY(CriuWorker worker, sandbox_.launch_criu());
+  criu::Session session(std::move(worker.socket), std::move(worker.pidfd));
+  criu::SessionOptions options;
+  BATON_TRY(options.images_dir, link_images(sandbox_));
+  options.log_file = log_name;
+  options.silence_limit = options_.criu_silence_limit;
+  auto hook = [&](std::string_view name, pid_t) -> Status {
+    if (name == "pre-dump") {
+      freeze_started_ns_ = boot_time_ns();
+      return fault("dump.before_freeze");
+    }
+    return name == "post-dump" ? while_frozen(hold) : Status{};
+  };
+  auto status = session.dump(sandbox_.root_pid_inner(), options, hook);
+  if (killed_) return {};  // and CRIU with it
+  if (!completed_) record_.info.frozen_us = (boot_time_ns() - freeze_started_ns_) / 1000;
+  if (!status) return fail(explain_failure(status.error(), session));
+  return {};
+}
+
+Status CheckpointRun::while_frozen(const Hold& hold) {
+  BATON_CHECK(fault("dump.frozen"));
+  BATON_CHECK(capture());
+  if (!hold) return {};
+  record_.info.frozen_us = (boot_time_ns() - freeze_started_ns_) / 1000;
+  BATON_CHECK(complete());
+  if (hold(record_.info) == HoldVerdict::Resume) return {};
+  killed_ = true;
+  return sandbox_.kill();
+}
+
+Status CheckpointRun::capture() {
+  BATON_TRY(auto processes, sandbox_.processes());
+  if (memory_) BATON_CHECK(memory_->in_freeze(processes));
+  BATON_CHECK(archive_trees());
+  struct stat output {};
+  if (::stat(sandbox_.output_file().c_str(), &output) == 0)
+    record_.info.output_bytes = static_cast<std::uint64_t>(output.st_size);
+  auto node_cpus = sys::allowed_cpus(sandbox_.init_pid());
+  for (auto [inner, pid] : processes) {
+    auto attributes = sys::read_process_attributes(pid);
+    if (!attributes) continue;  // a zombie
+    // A thread that may run on all processors here may do so elsewhere.
+    for (auto& thread : attributes->threads)
+      if (node_cpus && thread.cpus == *node_cpus) thread.cpus.clear();
+    record_.attributes.push_back(std::move(*attributes));
+  }
+  return {};
+}
+
+Status CheckpointRun::archive_trees() {
+  for (const auto& [name, folder] : sandbox_.private_trees()) {
+    std::string archive = fmt::format("tree-{}.tar", record_.trees.size());
+    store::TreeArchiveOptions options;
+    if (name == "run") options.exclude = {"criu.kdat", "criu.kdat.tmp"};
+    BATON_TRY(auto size, store::archive_tree(folder, directory_ / archive, options));
+    static_cast<void>(size);
+    record_.trees.push_back({name, archive});
+  }
+  return {};
+}
+
+Status CheckpointRun::complete() {
+  BATON_CHECK(move_images());
+  if (memory_) BATON_CHECK(memory_->assemble(directory_ / "images"));
+  BATON_CHECK(criu::mend_timers(directory_ / "images"));
+  BATON_TRY(auto summary, criu::summarize_images(directory_ / "images"));
+  BATON_TRY(record_.base_files, find_base_files(summary));
+  BATON_CHECK(store_base_files());
+  utsname kernel{};
+  ::uname(&kernel);
+  record_.kernel = kernel.release;
+  record_.hostname = sandbox_.spec().hostname;
+  record_.root_pid = sandbox_.root_pid_inner();
+  record_.command_pid = sandbox_.command_pid_inner();
+  auto& info = record_.info;
+  info.process_count = static_cast<std::uint32_t>(summary.processes.size());
+  for (const auto& process : summary.processes) {
+    record_.pids.push_back(process.pid);
+    for (pid_t thread : process.threads)
+      if (thread != process.pid) record_.pids.push_back(thread);
+    info.thread_count +=
+        static_cast<std::uint32_t>(std::max<std::size_t>(1, process.threads.size()));
+  }
+  info.shape = join(summary.features);
+  info.memory = memory_ ? memory_->description() : "full: tracking is off";
+  info.size_bytes = tree_bytes(directory_);
+  info.total_us = (boot_time_ns() - started_ns_) / 1000;
+  completed_ = true;
+  return write_record(directory_, record_);
+}
+
+// CRIU has its log and its statistics open still when the job is held: they are left behind.
+Status CheckpointRun::move_images() {
+  std::error_code error;
+  std::vector<fs::path> images;
+  for (const auto& entry : fs::directory_iterator(sandbox_.images_directory(), error))
+    if (entry.path().extension() == ".img") images.push_back(entry.path());
+  if (error) return fail_errno(sandbox_.images_directory().string(), error.value());
+  for (const auto& image : images)
+    BATON_CHECK(move_file(image, directory_ / "images" / image.filename()));
+  return {};
+}
+
+Result<std::vector<BaseFileRecord>> CheckpointRun::find_base_files(
+    const criu::ImageSummary& summary) {
+  BATON_TRY(auto mountinfo, sys::read_file(fmt::format("/proc/{}/mountinfo", sandbox_.init_pid())));
+  auto mounts = sys::parse_mountinfo(mountinfo);
+  auto on_overlay = [&](const std::string& path) {
+    const sys::Mount* covering = nullptr;
+    for (const auto& mount : mounts) {
+      const std::string& target = mount.target.native();
+      bool within =
+          target == "/" || path == target ||
+          (path.starts_with(target) && path.size() > target.size() && path[target.size()] == '/');
+      if (within && (!covering || target.size() >= covering->target.native().size()))
+        covering = &mount;
+    }
+    return covering && covering->type == "overlay";
+  };
+  BaseView view(sandbox_.spec().base, sandbox_.private_trees());
+  return record_base_files(summary.files, view, on_overlay, cache_);
+}
+
+Status CheckpointRun::store_base_files() {
+  fs::path folder = directory_ / "base-files";
+  BATON_CHECK(sys::make_directories(folder, 0700));
+  BaseView view(sandbox_.spec().base, sandbox_.private_trees());
+  for (const auto& file : record_.base_files) {
+    if (file.is_directory || fs::exists(folder / file.hash)) continue;
+    if (options_.store_has_base_file && options_.store_has_base_file(file.hash)) continue;
+    BATON_CHECK(cache_.provide(view.locate(file.path).lower, file.hash, folder / file.hash));
+  }
+  return {};
+}
+
+Error CheckpointRun::explain_failure(const Error& error, const criu::Session& session) {
+  fs::path log_path = sandbox_.images_directory() / log_name;
+  std::string log = criu::read_log(log_path);
+  fs::path kept = sandbox_.spec().directory / "criu-dump.log";
+  if (auto moved = move_file(log_path, kept); !moved && !log.empty())
+    spdlog::warn("keep CRIU's log: {}", moved.error().message());
+  if (session.worker_died()) {
+    // Before it was told to begin, CRIU touches nothing.
+    std::string damage = freeze_started_ns_ != 0 ? find_damage(roll_) : std::string();
+    if (damage.empty()) return Error(error.code(), error.message() + "; the job was not harmed");
+    return Error(ErrorCode::Damaged,
+                 fmt::format("{}, and left the job in a state that can't be trusted ({})",
+                             error.message(), damage));
+  }
+  // An error of ours (a full disk, a refused file) rather than CRIU's.
+  bool is_criu = error.code() == ErrorCode::Internal &&
+                 (error.message() == session.criu_message() || error.message() == "dump failed");
+  if (!is_criu) return error;
+  auto processes = sandbox_.processes();
+  std::string cause = processes ? find_refusal(log, *processes) : std::string();
+  auto explanation = cause.empty()
+                         ? criu::explain(criu::Operation::Dump, session.criu_message(), log)
+                         : criu::explain_line(criu::Operation::Dump, cause);
+  // A disk that is full swallows CRIU's log as well, and with it the reason.
+  if (explanation.code == ErrorCode::Internal && free_bytes(directory_.parent_path()) < (1u << 20))
+    return Error(ErrorCode::NoSpace,
+                 fmt::format("write {}: no space left on the disk", directory_.string()));
+  return Error(explanation.code, explanation.text);
+}
+
+}  // namespace baton::agent

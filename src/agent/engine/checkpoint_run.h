@@ -1,0 +1,58 @@
+// One checkpoint, from the first look at the job to the finished directory. Internal to the engine.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "agent/engine/base_files.h"
+#include "agent/engine/engine.h"
+#include "agent/engine/record.h"
+#include "agent/engine/roll_call.h"
+#include "agent/engine/tracked_memory.h"
+#include "criu/session.h"
+
+namespace baton::agent {
+
+class CheckpointRun {
+ public:
+  CheckpointRun(Sandbox& sandbox, std::filesystem::path directory, const EngineOptions& options,
+                BaseFileCache& cache, TrackedMemory* memory = nullptr)
+      : sandbox_(sandbox),
+        directory_(std::move(directory)),
+        options_(options),
+        cache_(cache),
+        memory_(memory) {}
+
+  using Hold = std::function<HoldVerdict(const CheckpointInfo&)>;
+  // `hold` may be empty. On error the directory is gone.
+  Result<CheckpointInfo> run(const Hold& hold);
+
+ private:
+  Status prepare_directories();
+  Status dump(const Hold& hold);
+  Status while_frozen(const Hold& hold);
+  Status capture();  // what has to be taken at the instant of the dump
+  Status archive_trees();
+  Status complete();  // what can wait until the job runs again
+  Status move_images();
+  Result<std::vector<BaseFileRecord>> find_base_files(const criu::ImageSummary& summary);
+  Status store_base_files();
+  void measure();
+  Error explain_failure(const Error& error, const criu::Session& session);
+
+  Sandbox& sandbox_;
+  const std::filesystem::path directory_;
+  const EngineOptions& options_;
+  BaseFileCache& cache_;
+  TrackedMemory* const memory_;  // null: CRIU dumps all memory
+
+  CheckpointRecord record_;
+  RollCall roll_;
+  std::int64_t started_ns_ = 0;
+  std::int64_t freeze_started_ns_ = 0;
+  bool completed_ = false;
+  bool killed_ = false;
+};
+
+}  // namespace baton::agent

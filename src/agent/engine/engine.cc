@@ -1,0 +1,110 @@
+#include "agent/engine/engine.h"
+
+#include <algorithm>
+#include <set>
+#include <sstream>
+
+#include "agent/engine/base_files.h"
+#include "agent/engine/checkpoint_run.h"
+#include "agent/engine/restore_run.h"
+#include "base/log.h"
+#include "store/tree_archive.h"
+#include "sys/file.h"
+
+namespace baton::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+class CriuEngine : public Engine {
+ public:
+  explicit CriuEngine(EngineOptions options)
+      : options_(std::move(options)), cache_(options_.cache_directory) {}
+
+  Result<CheckpointInfo> checkpoint(Sandbox& sandbox, const fs::path& directory) override {
+    return take(sandbox, directory, {});
+  }
+
+  Result<CheckpointInfo> checkpoint_and_hold(
+      Sandbox& sandbox, const fs::path& directory,
+      const std::function<HoldVerdict(const CheckpointInfo&)>& while_frozen) override {
+    return take(sandbox, directory, while_frozen);
+  }
+
+  Result<RestorePlan> prepare(const fs::path& directory, const fs::path& base) override {
+    BATON_TRY(auto record, read_record(directory));
+    RestorePlan plan;
+    plan.info = record.info;
+    plan.hostname = record.hostname;
+    std::vector<std::string> names;
+    for (const auto& tree : record.trees) names.push_back(tree.name);
+    plan.overlay_paths = overlay_paths(names);
+    plan.populate_uppers = [this, directory, base,
+                            record = std::move(record)](const auto& folders) {
+      return populate(directory, base, record, folders);
+    };
+    return plan;
+  }
+
+  Result<void> restore(Sandbox& sandbox, const fs::path& directory, const RestoreOptions& options,
+                       std::string* log_tail) override {
+    return RestoreRun(sandbox, directory, options_).run(options, log_tail);
+  }
+
+ private:
+  Result<CheckpointInfo> take(Sandbox& sandbox, const fs::path& directory,
+                              const CheckpointRun::Hold& hold) {
+    auto memory = options_.track_memory ? memories_.of(sandbox) : nullptr;
+    auto info = CheckpointRun(sandbox, directory, options_, cache_, memory.get()).run(hold);
+    if (info || !memory || !memory->failed_in_freeze()) return info;
+    spdlog::warn("checkpoint of tracked memory failed, now without: {}", info.error().message());
+    memory->release();
+    return CheckpointRun(sandbox, directory, options_, cache_).run(hold);
+  }
+
+  Status populate(const fs::path& directory, const fs::path& base, const CheckpointRecord& record,
+                  const std::vector<std::pair<std::string, fs::path>>& folders) {
+    for (const auto& [name, folder] : folders) {
+      auto tree = std::ranges::find(record.trees, name, &TreeRecord::name);
+      if (tree != record.trees.end())
+        BATON_CHECK(store::extract_tree(directory / tree->archive, folder));
+    }
+    BaseView view(base, folders);
+    BATON_TRY(auto supplied,
+              supply_base_files(record.base_files, view, directory / "base-files", cache_));
+    if (!supplied.empty())
+      spdlog::info("{} files of the base came from the checkpoint, {} the first", supplied.size(),
+                   supplied.front());
+    return {};
+  }
+
+  const EngineOptions options_;
+  BaseFileCache cache_;
+  TrackedMemories memories_;
+};
+
+std::set<std::string> words(const std::string& shape) {
+  std::set<std::string> result;
+  std::istringstream text(shape);
+  for (std::string word; std::getline(text, word, ',');) result.insert(word);
+  return result;
+}
+
+}  // namespace
+
+bool shape_adds(std::string& known, const std::string& shape) {
+  auto all = words(known);
+  auto before = all.size();
+  all.merge(words(shape));
+  if (all.size() == before) return false;
+  known.clear();
+  for (const auto& word : all) known += (known.empty() ? "" : ",") + word;
+  return true;
+}
+
+Result<std::unique_ptr<Engine>> make_engine(EngineOptions options) {
+  BATON_CHECK(sys::make_directories(options.cache_directory, 0700));
+  return std::make_unique<CriuEngine>(std::move(options));
+}
+
+}  // namespace baton::agent

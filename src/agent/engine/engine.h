@@ -1,0 +1,116 @@
+// Takes a checkpoint of a running sandbox and brings one back to life in another.
+//
+// The engine knows nothing about nodes, leases or the controller: it turns a running tree into a
+// directory and back. Issue of its own: the tracking engine, which fills the same interface with
+// pre-copy rounds (see docs/architecture.md).
+//
+// Thread-safe, as long as each sandbox and each directory is used by one thread at a time.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/sandbox.h"
+#include "base/result.h"
+
+namespace baton::agent {
+
+// A checkpoint on disk, before the store has it:
+//   images/            CRIU's images
+//   tree-<n>.tar       one archive per private tree (pax, with xattrs and hard links)
+//   base-files/<hash>  what the job has mapped or open from the base, by content hash; a file that
+//                      the store has already (see EngineOptions) may be left out
+//   checkpoint.json    everything below, the names of the trees, and the attributes CRIU forgets
+struct CheckpointInfo {
+  std::uint64_t output_bytes = 0;  // length of the output at that instant
+  std::int64_t frozen_us = 0;  // from the first task stopped to the last one running again; of a
+                               // held checkpoint: up to the call of while_frozen
+  std::int64_t total_us = 0;
+  std::uint64_t size_bytes = 0;
+  std::uint32_t process_count = 0;
+  std::uint32_t thread_count = 0;
+  // Kinds of kernel objects in use, comma-separated and sorted ("epoll,file,pipe,threads"). A
+  // preflight restore is due when shape_adds() says that the job uses one it has not used before.
+  std::string shape;
+  // How memory was captured: "tracked", "tracked except process 7 (why)" or "full: why".
+  std::string memory;
+};
+
+// Whether `shape` has a kind that is not in `known`. If so, `known` gets it.
+bool shape_adds(std::string& known, const std::string& shape);
+
+// What may be decided while the job stands still. Given to the caller of checkpoint_and_hold.
+enum class HoldVerdict {
+  Resume,  // the job runs on as if nothing had happened
+  Kill,    // it runs elsewhere now
+};
+
+struct RestoreOptions {
+  bool leave_stopped_then_kill = false;  // preflight: prove that it restores, never let it run
+};
+
+// What Sandbox::create() has to be told so that restore() can fill the sandbox.
+struct RestorePlan {
+  CheckpointInfo info;
+  std::string hostname;
+  std::vector<std::filesystem::path> overlay_paths;  // for SandboxSpec::overlay_paths
+  // For SandboxSpec::populate_uppers: unpacks the overlays' layers and adds what the base of this
+  // node lacks or has in another version.
+  std::function<Status(const std::vector<std::pair<std::string, std::filesystem::path>>&)>
+      populate_uppers;
+};
+
+struct EngineOptions {
+  // Copies and hashes of base files, kept from one checkpoint to the next. Made by make_engine();
+  // best on the filesystem that checkpoints are written to (hard links instead of copies).
+  std::filesystem::path cache_directory;
+  // Whether the store has the content of this hash, so that a checkpoint need not carry it. Unset:
+  // it has none.
+  std::function<bool(const std::string& hash)> store_has_base_file;
+  // CRIU is killed when it says nothing for longer (time in while_frozen does not count).
+  std::chrono::milliseconds criu_silence_limit{120'000};
+  // Whether written memory is tracked where kernel and program allow it, so that the pause depends
+  // on what the program writes; else every checkpoint dumps all memory in the freeze.
+  bool track_memory = true;
+};
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  // Freezes, dumps into `directory` (made by this call), resumes. On error `directory` is gone and
+  // the job runs on, unless the code is Damaged: CRIU was killed in the middle of its work and left
+  // the job in a state that can't be trusted; kill it and restore its last checkpoint.
+  // Refused: CRIU can't dump this program (message: what and the cure). CRIU's log of a failed dump
+  // stays in the sandbox's directory as criu-dump.log. Nothing is fsynced.
+  virtual Result<CheckpointInfo> checkpoint(Sandbox& sandbox,
+                                            const std::filesystem::path& directory) = 0;
+
+  // As checkpoint(), but the job stays frozen until `while_frozen` returns; then it resumes or
+  // is killed. `directory` is complete when it is called. If this process dies meanwhile, CRIU
+  // resumes the job unless the sandbox was told to die with its agent.
+  virtual Result<CheckpointInfo> checkpoint_and_hold(
+      Sandbox& sandbox, const std::filesystem::path& directory,
+      const std::function<HoldVerdict(const CheckpointInfo&)>& while_frozen) = 0;
+
+  // Reads `directory` before a sandbox for it is made. `base` is that of the sandbox to be; its
+  // files are compared when populate_uppers is called. Damaged: not a whole checkpoint.
+  virtual Result<RestorePlan> prepare(const std::filesystem::path& directory,
+                                      const std::filesystem::path& base) = 0;
+
+  // Fills a sandbox that was created as prepare() says (not started) from `directory` and lets it
+  // run; it was ready to run when this returns. Damaged, Unfit, or Internal with CRIU's first
+  // error; `log_tail` (may be null) receives the end of CRIU's log when it fails. After an error,
+  // and after a preflight, the sandbox is killed.
+  virtual Result<void> restore(Sandbox& sandbox, const std::filesystem::path& directory,
+                               const RestoreOptions& options, std::string* log_tail) = 0;
+};
+
+Result<std::unique_ptr<Engine>> make_engine(EngineOptions options);
+
+}  // namespace baton::agent

@@ -1,0 +1,137 @@
+#include "agent/engine/restore_run.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "agent/engine/base_files.h"
+#include "agent/engine/images_link.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "criu/explain.h"
+#include "criu/images.h"
+#include "criu/log.h"
+#include "store/tree_archive.h"
+#include "sys/file.h"
+#include "sys/process_attributes.h"
+
+namespace baton::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* log_name = "restore.log";
+
+bool is_overlay(const std::string& tree) {
+  return tree == "upper" || !overlay_paths({tree}).empty();
+}
+
+}  // namespace
+
+Status RestoreRun::run(const RestoreOptions& restore_options, std::string* log_tail) {
+  auto work = [&]() -> Status {
+    BATON_TRY(record_, read_record(directory_));
+    // Images that are cut short are told apart here; CRIU would call them many names.
+    BATON_CHECK(criu::summarize_images(directory_ / "images"));
+    BATON_CHECK(fill_trees());
+    BATON_CHECK(make_output());
+    BATON_CHECK(place_images());
+    BATON_CHECK(fault("restore.before_criu"));
+    return criu_restore(restore_options.leave_stopped_then_kill, log_tail);
+  };
+  auto status = work();
+  if (!status || restore_options.leave_stopped_then_kill) {
+    if (auto killed = sandbox_.kill(); !killed && status) status = std::move(killed);
+  }
+  BATON_CHECK_CTX(std::move(status), "restore");
+  return {};
+}
+
+// The overlays' layers were filled before they were mounted; see RestorePlan.
+Status RestoreRun::fill_trees() {
+  for (const auto& tree : record_.trees) {
+    if (is_overlay(tree.name)) continue;
+    auto trees = sandbox_.private_trees();
+    auto at = std::ranges::find(trees, tree.name, [](const auto& pair) { return pair.first; });
+    if (at == trees.end())
+      return fail(ErrorCode::Unfit,
+                  fmt::format("this sandbox has no place for the tree \"{}\"", tree.name));
+    BATON_CHECK(store::extract_tree(directory_ / tree.archive, at->second));
+  }
+  return {};
+}
+
+// What was printed before is at the controller; here the file only has to be as long.
+Status RestoreRun::make_output() {
+  BATON_TRY(Fd output, sys::open_file(sandbox_.output_file(), O_WRONLY | O_CREAT, 0600));
+  if (::ftruncate(output.get(), static_cast<off_t>(record_.info.output_bytes)) != 0)
+    return fail_errno(fmt::format("set the length of {}", sandbox_.output_file().string()));
+  return {};
+}
+
+Status RestoreRun::place_images() {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory_ / "images", error)) {
+    fs::path target = sandbox_.images_directory() / entry.path().filename();
+    if (::link(entry.path().c_str(), target.c_str()) == 0) continue;
+    if (errno != EXDEV && errno != EMLINK && errno != EPERM)
+      return fail_errno(fmt::format("link {}", target.string()));
+    BATON_CHECK(copy_content(entry.path(), target));
+  }
+  if (error)
+    return fail(ErrorCode::Damaged,
+                fmt::format("{}: {}", (directory_ / "images").string(), error.message()));
+  return {};
+}
+
+Status RestoreRun::criu_restore(bool preflight, std::string* log_tail) {
+  BATON_TRY(CriuWorker worker, sandbox_.launch_criu(record_.pids));
+  criu::Session session(std::move(worker.socket), std::move(worker.pidfd));
+  criu::SessionOptions options;
+  BATON_TRY(options.images_dir, link_images(sandbox_));
+  options.log_file = log_name;
+  options.silence_limit = options_.criu_silence_limit;
+  bool proven = false;
+  Status adopted;
+  auto hook = [&](std::string_view name, pid_t) -> Status {
+    // Everything is in place and every task waits in its last system call of the restore.
+    if (name != "pre-resume") return {};
+    if (preflight) {
+      proven = true;
+      return sandbox_.kill();
+    }
+    adopted = sandbox_.adopt_restored(record_.root_pid, record_.command_pid);
+    // CRIU would only log a failure of this hook and let the job run.
+    if (!adopted) return sandbox_.kill();
+    apply_attributes();
+    return {};
+  };
+  auto restored = session.restore(options, hook);
+  if (proven) return {};
+  if (!adopted) return adopted;
+  if (restored) return {};
+  std::string log = criu::read_log(sandbox_.images_directory() / log_name);
+  if (log_tail) *log_tail = criu::tail(log);
+  if (session.worker_died()) return fail(std::move(restored).error());
+  auto explanation = criu::explain(criu::Operation::Restore, session.criu_message(), log);
+  return fail(explanation.code, explanation.text);
+}
+
+void RestoreRun::apply_attributes() {
+  auto processes = sandbox_.processes();
+  auto node_cpus = sys::allowed_cpus(sandbox_.init_pid());
+  if (!processes || !node_cpus) {
+    spdlog::warn("job {}: attributes not restored: {}", sandbox_.spec().job,
+                 (processes ? node_cpus.error() : processes.error()).message());
+    return;
+  }
+  for (const auto& attributes : record_.attributes)
+    for (auto [inner, pid] : *processes) {
+      if (inner != attributes.inner_pid) continue;
+      for (const auto& refused : sys::apply_process_attributes(pid, attributes, *node_cpus))
+        spdlog::warn("job {}: not restored: {}", sandbox_.spec().job, refused);
+    }
+}
+
+}  // namespace baton::agent

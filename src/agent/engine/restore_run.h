@@ -1,0 +1,34 @@
+// One restore into a fresh sandbox. Internal to the engine.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "agent/engine/engine.h"
+#include "agent/engine/record.h"
+#include "criu/session.h"
+
+namespace baton::agent {
+
+class RestoreRun {
+ public:
+  RestoreRun(Sandbox& sandbox, std::filesystem::path directory, const EngineOptions& options)
+      : sandbox_(sandbox), directory_(std::move(directory)), options_(options) {}
+
+  // `log_tail` may be null.
+  Status run(const RestoreOptions& restore_options, std::string* log_tail);
+
+ private:
+  Status fill_trees();
+  Status make_output();
+  Status place_images();
+  Status criu_restore(bool preflight, std::string* log_tail);
+  void apply_attributes();
+
+  Sandbox& sandbox_;
+  const std::filesystem::path directory_;
+  const EngineOptions& options_;
+  CheckpointRecord record_;
+};
+
+}  // namespace baton::agent

@@ -1,0 +1,119 @@
+#include "agent/engine/tracked_memory.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+
+#include "agent/engine/assemble.h"
+#include "agent/sandbox_layout.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "sys/file.h"
+
+namespace baton::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Read by criu/shim/pagemap_scan.cc.
+constexpr const char* hide_switch = "hide-tracked";
+
+std::vector<pid_t> node_pids(const TrackedMemory::Processes& processes) {
+  std::vector<pid_t> pids;
+  for (auto [inner, pid] : processes) pids.push_back(pid);
+  return pids;
+}
+
+}  // namespace
+
+void TrackedMemory::before_dump(const Processes& processes, const fs::path& images) {
+  active_ = false;
+  failed_in_freeze_ = false;
+  frozen_.clear();
+  auto outcome = try_before_dump(processes, images);
+  if (outcome) return;
+  release();
+  if (reason_ != outcome.error().message())
+    spdlog::info("memory is not tracked: {}", outcome.error().message());
+  reason_ = outcome.error().message();
+}
+
+Status TrackedMemory::try_before_dump(const Processes& processes, const fs::path& images) {
+  if (find_shim().empty()) return fail(ErrorCode::Unfit, "CRIU's shim is not installed");
+  BATON_CHECK(fault("track.before_dump"));
+  if (!tracker_) {
+    BATON_TRY(tracker_, Tracker::create({.store_directory = store_directory_}));
+  }
+  BATON_CHECK(tracker_->refresh(node_pids(processes)));
+  BATON_TRY(precopy_, tracker_->precopy());
+  BATON_TRY([[maybe_unused]] Fd made,
+            sys::open_file(images / hide_switch, O_WRONLY | O_CREAT, 0600));
+  active_ = true;
+  return {};
+}
+
+Status TrackedMemory::in_freeze(const Processes& processes) {
+  if (!active_) return {};
+  auto work = [&]() -> Status {
+    BATON_CHECK(fault("track.frozen"));
+    inner_pids_.clear();
+    for (auto [inner, pid] : processes) inner_pids_[pid] = inner;
+    BATON_TRY(frozen_, tracker_->copy_rest(node_pids(processes)));
+    return {};
+  };
+  auto outcome = work();
+  failed_in_freeze_ = !outcome;
+  return outcome;
+}
+
+Status TrackedMemory::assemble(const fs::path& images) {
+  if (!active_) return {};
+  BATON_CHECK(fault("track.assemble"));
+  BATON_CHECK(tracker_->settle());
+  for (const FrozenMemory& process : frozen_) {
+    BATON_TRY(std::uint64_t twice, assemble_memory(images, inner_pids_.at(process.pid),
+                                                   process.pages, process.space->store()));
+    if (twice > 0) spdlog::warn("CRIU dumped {} tracked pages itself: is its shim at work?", twice);
+  }
+  return tracker_->trim(std::exchange(frozen_, {}));
+}
+
+void TrackedMemory::abandon() {
+  frozen_.clear();
+  if (!tracker_) return;
+  // The copies of the freeze are good for the next checkpoint.
+  if (auto settled = tracker_->settle(); !settled) release();
+}
+
+void TrackedMemory::release() {
+  active_ = false;
+  frozen_.clear();
+  if (tracker_) tracker_->release();
+}
+
+std::string TrackedMemory::description() const {
+  if (!active_) return "full: " + reason_;
+  std::string exceptions;
+  for (const ProcessReport& process : tracker_->report()) {
+    if (process.tier == MemoryTier::Tracked) continue;
+    exceptions += fmt::format("{}process {} ({})", exceptions.empty() ? "" : ", ", process.pid,
+                              process.reason);
+  }
+  return exceptions.empty() ? "tracked" : "tracked except " + exceptions;
+}
+
+std::shared_ptr<TrackedMemory> TrackedMemories::of(const Sandbox& sandbox) {
+  std::lock_guard lock(mutex_);
+  // Copies of memory of sandboxes that are gone take room on disk.
+  std::erase_if(entries_, [](const auto& entry) {
+    return entry.second.init.wait_ended(std::chrono::milliseconds(0));
+  });
+  auto at = entries_.find(sandbox.spec().directory);
+  if (at != entries_.end()) return at->second.memory;
+  auto init = sys::PidFd::open(sandbox.init_pid());
+  auto memory = std::make_shared<TrackedMemory>(sandbox.spec().directory);
+  if (init) entries_[sandbox.spec().directory] = {std::move(*init), memory};
+  return memory;
+}
+
+}  // namespace baton::agent

@@ -1,0 +1,81 @@
+// The memory side of the checkpoints of one sandbox: tracked where that can be done, else left to
+// CRIU. Internal to the engine.
+//
+//   before_dump   pre-copy; tells CRIU's shim to hide what is tracked
+//   in_freeze     in CRIU's last hook
+//   assemble      when CRIU's images are where they belong
+//   abandon       instead of the two above, when the dump failed
+//
+// Nothing in here makes a checkpoint impossible that CRIU can take: when tracking fails before the
+// freeze, CRIU sees all memory. When it fails in the freeze, the dump fails and the engine repeats
+// it without tracking.
+#pragma once
+
+#include <sys/types.h>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "agent/engine/tracker.h"
+#include "agent/sandbox.h"
+#include "base/result.h"
+#include "sys/process.h"
+
+namespace baton::agent {
+
+// Used by one thread at a time.
+class TrackedMemory {
+ public:
+  using Processes = std::vector<std::pair<pid_t, pid_t>>;  // as Sandbox::processes()
+
+  explicit TrackedMemory(std::filesystem::path store_directory)
+      : store_directory_(std::move(store_directory)) {}
+
+  // `images`: where CRIU will write, on the node.
+  void before_dump(const Processes& processes, const std::filesystem::path& images);
+  Status in_freeze(const Processes& processes);
+  Status assemble(const std::filesystem::path& images);
+  void abandon();
+  // Gives up all tracking until the next before_dump(): CRIU sees everything.
+  void release();
+
+  // Whether the last in_freeze() failed: the dump may be repeated without tracking.
+  bool failed_in_freeze() const { return failed_in_freeze_; }
+  // "tracked", "tracked except …" or "full: why".
+  std::string description() const;
+  const PrecopyStats& precopy_stats() const { return precopy_; }
+  std::uint64_t frozen_pages() const { return tracker_ ? tracker_->frozen_pages() : 0; }
+
+ private:
+  Status try_before_dump(const Processes& processes, const std::filesystem::path& images);
+
+  const std::filesystem::path store_directory_;
+  std::unique_ptr<Tracker> tracker_;
+  std::string reason_;  // why nothing is tracked
+  bool active_ = false;
+  bool failed_in_freeze_ = false;
+  PrecopyStats precopy_;
+  std::map<pid_t, pid_t> inner_pids_;
+  std::vector<FrozenMemory> frozen_;
+};
+
+// One for each sandbox. Thread-safe; what it hands out is used by the sandbox's thread.
+class TrackedMemories {
+ public:
+  std::shared_ptr<TrackedMemory> of(const Sandbox& sandbox);
+
+ private:
+  struct Entry {
+    sys::PidFd init;
+    std::shared_ptr<TrackedMemory> memory;
+  };
+  std::mutex mutex_;
+  std::map<std::filesystem::path, Entry> entries_;  // by the sandbox's directory
+};
+
+}  // namespace baton::agent

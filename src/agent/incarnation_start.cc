@@ -1,0 +1,177 @@
+// How an incarnation comes to run: from its command, from a checkpoint, or found running.
+#include "agent/incarnation.h"
+#include "agent/specs.h"
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "sys/file.h"
+
+namespace baton::agent {
+namespace {
+
+double ms_between(std::int64_t from_ns, std::int64_t to_ns) {
+  return static_cast<double>(to_ns - from_ns) / 1e6;
+}
+
+// What is missing on this node may be there on another.
+Error node_problem(Error error) {
+  if (error.code() != ErrorCode::NotFound) return error;
+  return Error(ErrorCode::Unfit, error.message());
+}
+
+}  // namespace
+
+Status Incarnation::bring_up() {
+  if (std::holds_alternative<Ended>(origin_)) return fail(ErrorCode::FailedPrecondition, "ended");
+  if (std::holds_alternative<Adopt>(origin_)) {
+    spdlog::info("{}: adopted", name());
+    return begin_living();
+  }
+  end_predecessors();
+  const Status status = std::holds_alternative<Start>(origin_) ? start_fresh() : restore();
+  if (!status) spdlog::warn("{}: {}", name(), status.error().message());
+  return status;
+}
+
+// An order for a newer generation says that the controller has given the older ones up. Mostly they
+// have ended already and only their burial is still under way.
+void Incarnation::end_predecessors() {
+  for (const auto& predecessor : predecessors_) {
+    predecessor->kill(std::nullopt);
+    predecessor->wait_finished();
+  }
+  predecessors_.clear();
+}
+
+// A lease that is about to run out would end the incarnation in the middle of its birth.
+Status Incarnation::check_ready() const {
+  {
+    std::lock_guard lock(mutex_);
+    if (killed_ || leaving_) return fail(ErrorCode::Cancelled, "ended before it ran");
+  }
+  if (node_.lease.allows_start(node_.now_ns())) return {};
+  return fail(ErrorCode::Unfit, fmt::format("node {} holds no lease to run it under", node_.node));
+}
+
+Status Incarnation::begin_living() {
+  output_ = std::make_unique<OutputShipper>(node_.controller, job(), generation(),
+                                            sandbox_->output_file());
+  BATON_CHECK_CTX(output_->start(), "output");
+  schedule_.emplace(order_.spec().interval_ms(), node_.now_ns() / 1'000'000);
+  return {};
+}
+
+Status Incarnation::start_fresh() {
+  const std::uint64_t order_id = std::get<Start>(origin_).order_id;
+  pb::OrderResult result;
+  auto start = [&]() -> Status {
+    BATON_CHECK(check_ready());
+    BATON_CHECK(record_.create(order_));
+    BATON_CHECK(fault("agent.start.before_sandbox"));
+    auto spec =
+        sandbox_spec(node_, order_.spec(), job(), generation(), record_.sandbox_directory());
+    auto sandbox = node_.sandboxes.create(spec);
+    if (!sandbox) return fail(node_problem(std::move(sandbox).error()).context("sandbox"));
+    take_sandbox(std::move(*sandbox));
+    BATON_CHECK(check_ready());
+    BATON_CHECK(sandbox_->start(command_spec(order_.spec())));
+    const std::int64_t running_ns = node_.now_ns();
+    BATON_CHECK(record_.mark_running());
+    BATON_CHECK(begin_living());
+    entry_->state = pb::INCARNATION_RUNNING;
+    result.set_running_for_ms(ms_between(running_ns, node_.now_ns()));
+    return {};
+  };
+  Status status = start();
+  if (status) {
+    spdlog::info("{}: started", name());
+    answer(order_id, status, std::move(result));
+    return status;
+  }
+  // Gone first, then told: the controller may start it elsewhere at once.
+  remove_all();
+  answer(order_id, status);
+  return status;
+}
+
+Status Incarnation::restore() {
+  const auto& origin = std::get<Restore>(origin_);
+  pb::OrderResult result;
+  auto bring_back = [&]() -> Status {
+    BATON_CHECK(check_ready());
+    if (node_.criu_version.empty()) return fail(ErrorCode::Unfit, node_.criu_problem);
+    BATON_CHECK(record_.create(order_));
+    double fetch_ms = 0;
+    BATON_TRY(auto copy, fetch(origin.checkpoint, &fetch_ms));
+    result.set_fetch_ms(fetch_ms);
+    BATON_CHECK(check_ready());
+    const Status restored = restore_from(*copy, result);
+    if (!restored && restored.error().code() == ErrorCode::Damaged) {
+      copy->discard();
+      node_.copies.drop(job());
+    }
+    return restored;
+  };
+  Status status = bring_back();
+  if (status) {
+    spdlog::info("{}: restored from checkpoint {} (fetched in {:.1f} ms, restored in {:.1f} ms)",
+                 name(), origin.checkpoint, result.fetch_ms(), result.restore_ms());
+    answer(origin.order_id, status, std::move(result));
+    return status;
+  }
+  remove_all();
+  answer(origin.order_id, status, std::move(result));
+  return status;
+}
+
+// The node's own copy if it is that checkpoint and whole, else the controller's.
+Result<std::shared_ptr<LocalCopy>> Incarnation::fetch(CheckpointNumber number, double* fetch_ms) {
+  const std::int64_t began_ns = node_.now_ns();
+  pb::DownloadRequest request;
+  request.set_node(node_.node);
+  request.set_job_id(job().value);
+  request.set_generation(generation().value);
+  request.set_checkpoint(number.value);
+  auto copy = node_.copies.find(job());
+  auto have_it = [&](const pb::Checkpoint& info) {
+    return copy && same_checkpoint(copy->info(), info) && copy->verify();
+  };
+  BATON_CHECK(fault("agent.restore.before_fetch"));
+  auto download = node_.controller.download(request, record_.restore(), have_it, cancel_);
+  if (!download)
+    return fail(std::move(download).error().context(fmt::format("fetch checkpoint {}", number)));
+  if (download->fetched) {
+    BATON_TRY(copy,
+              node_.copies.keep(download->info, record_.restore(), std::move(download->files)));
+  }
+  *fetch_ms = ms_between(began_ns, node_.now_ns());
+  return copy;
+}
+
+Status Incarnation::restore_from(const LocalCopy& copy, pb::OrderResult& result) {
+  const std::int64_t began_ns = node_.now_ns();
+  auto spec = sandbox_spec(node_, order_.spec(), job(), generation(), record_.sandbox_directory());
+  BATON_TRY(RestorePlan plan, node_.engine.prepare(copy.directory(), spec.base));
+  apply_plan(plan, spec);
+  auto sandbox = node_.sandboxes.create(spec);
+  if (!sandbox) return fail(node_problem(std::move(sandbox).error()).context("sandbox"));
+  take_sandbox(std::move(*sandbox));
+  BATON_CHECK(check_ready());
+  BATON_CHECK(fault("agent.restore.before_criu"));
+  std::string log_tail;
+  const Status restored = node_.engine.restore(*sandbox_, copy.directory(), {}, &log_tail);
+  if (!restored) {
+    result.set_log_tail(log_tail);
+    return restored;
+  }
+  const std::int64_t running_ns = node_.now_ns();
+  BATON_CHECK(record_.mark_running());
+  BATON_CHECK(begin_living());
+  output_->set_safe(copy.info().output_bytes());
+  entry_->state = pb::INCARNATION_RUNNING;
+  result.set_restore_ms(ms_between(began_ns, running_ns));
+  result.set_running_for_ms(ms_between(running_ns, node_.now_ns()));
+  return {};
+}
+
+}  // namespace baton::agent

@@ -1,0 +1,75 @@
+// The newest checkpoint of each job, kept on this node after it has been shipped (level 1), so that
+// a restore here needs no download and a preflight has something to try.
+//
+//   ROOT/<job>.<number>.<unique>/checkpoint/   the checkpoint's directory
+//   ROOT/<job>.<number>.<unique>/copy.json     a manifest (store/manifest.h) of it
+//
+// Thread-safe.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <vector>
+
+#include "base/ids.h"
+#include "base/result.h"
+#include "store/manifest.h"
+#include "wire/baton.pb.h"
+
+namespace baton::agent {
+
+namespace pb = baton::v1;
+
+// Stays on disk while someone holds it; removed when it was superseded and is let go.
+class LocalCopy {
+ public:
+  LocalCopy(std::filesystem::path folder, pb::Checkpoint info,
+            std::vector<store::StoredFile> files);
+  ~LocalCopy();
+  LocalCopy(const LocalCopy&) = delete;
+  LocalCopy& operator=(const LocalCopy&) = delete;
+
+  std::filesystem::path directory() const { return folder_ / "checkpoint"; }
+  const pb::Checkpoint& info() const { return info_; }
+  // Reads everything. Damaged: names the first file that is missing or differs.
+  Status verify() const;
+  void discard() { discarded_ = true; }
+
+ private:
+  const std::filesystem::path folder_;
+  const pb::Checkpoint info_;
+  const std::vector<store::StoredFile> files_;
+  std::atomic<bool> discarded_ = false;
+};
+
+class LocalCopies {
+ public:
+  // Takes over what an earlier agent left and removes what is not whole.
+  static Result<std::unique_ptr<LocalCopies>> open(const std::filesystem::path& root);
+
+  // Moves `directory` in; it becomes the job's copy and an older one is let go. On error
+  // `directory` is where it was.
+  Result<std::shared_ptr<LocalCopy>> keep(const pb::Checkpoint& info,
+                                          const std::filesystem::path& directory,
+                                          std::vector<store::StoredFile> files);
+  std::shared_ptr<LocalCopy> find(JobId job) const;
+  void drop(JobId job);
+  // Lets go of all but these jobs' copies.
+  void keep_only(const std::set<JobId>& jobs);
+
+ private:
+  explicit LocalCopies(std::filesystem::path root) : root_(std::move(root)) {}
+
+  const std::filesystem::path root_;
+  mutable std::mutex mutex_;
+  std::map<JobId, std::shared_ptr<LocalCopy>> copies_;
+};
+
+// Whether two descriptions are of the same checkpoint: a number alone may come from another
+// controller's life.
+bool same_checkpoint(const pb::Checkpoint& a, const pb::Checkpoint& b);
+
+}  // namespace baton::agent

@@ -1,0 +1,23 @@
+// Options of `baton agent`.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace baton::agent {
+
+struct AgentOptions {
+  std::string controller = "127.0.0.1:7077";
+  std::filesystem::path data = "/var/lib/baton/agent";
+  std::string name;                   // default: the host name
+  std::string address;                // told to people, never dialled
+  std::filesystem::path criu_prefix;  // default: see default_criu_prefix()
+  std::string node_cgroup;            // below the hierarchies' mount points; "": this process's own
+  bool kill_jobs_on_exit = false;
+  std::string log_level = "info";
+};
+
+// $BATON_CRIU, else "criu" beside this program, else /usr/local/lib/baton/criu.
+std::filesystem::path default_criu_prefix();
+
+}  // namespace baton::agent

@@ -1,0 +1,17 @@
+// A checkpoint's directory over the wire, in both directions. See ControllerLink for the contract.
+#pragma once
+
+#include "agent/controller_link.h"
+
+namespace baton::agent {
+
+Result<UploadResult> upload_checkpoint(pb::Cluster::Stub& stub, const pb::UploadHeader& header,
+                                       const std::filesystem::path& directory,
+                                       const std::atomic<bool>& superseded, CancelToken& cancel);
+
+Result<ControllerLink::Download> download_checkpoint(
+    pb::Cluster::Stub& stub, const pb::DownloadRequest& request,
+    const std::filesystem::path& directory,
+    const std::function<bool(const pb::Checkpoint&)>& have_it, CancelToken& cancel);
+
+}  // namespace baton::agent
