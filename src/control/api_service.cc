@@ -1,0 +1,336 @@
+#include "control/api_service.h"
+
+#include "base/clock.h"
+#include "base/version.h"
+#include "control/convert.h"
+#include "control/validate.h"
+#include "wire/status.h"
+
+namespace baton::control {
+namespace {
+
+constexpr std::uint32_t kDefaultGraceMs = 10'000;
+constexpr std::size_t kEventsAtOnce = 256;
+constexpr std::size_t kLogPartBytes = 256 << 10;
+constexpr int kHighestSignal = 64;
+
+// A call that ends because the controller stops is worth trying again.
+Status explain(Status status, const CallGroup& calls) {
+  if (!status && status.error().code() == ErrorCode::Cancelled &&
+      calls.stop_token().stop_requested())
+    return fail(ErrorCode::Unavailable, "the controller is stopping");
+  return status;
+}
+
+ErrorCode error_code(core::FailureKind kind) {
+  switch (kind) {
+    case core::FailureKind::Refused: return ErrorCode::Refused;
+    case core::FailureKind::NoSpace: return ErrorCode::NoSpace;
+    case core::FailureKind::UnfitNode: return ErrorCode::Unfit;
+    default: return ErrorCode::FailedPrecondition;
+  }
+}
+
+}  // namespace
+
+template <typename Body>
+grpc::ServerUnaryReactor* ApiService::answer(Body body) {
+  return BlockingUnary::start(context_.calls, [this, body = std::move(body)](std::stop_token stop) {
+    return wire::to_grpc(explain(body(stop), context_.calls));
+  });
+}
+
+Result<JobId> ApiService::find_job(const v1::JobRef& ref) {
+  return context_.loop.with_lock(
+      [&](Loop::Locked& l) { return l.state.find_job(ref.name_or_id()); });
+}
+
+Status ApiService::get_job(JobId id, v1::Job& job) {
+  job = context_.loop.with_lock([&](Loop::Locked& l) { return l.state.job_view(id); });
+  if (job.id() == 0) return fail(ErrorCode::NotFound, fmt::format("there is no job {}", id));
+  if (auto log = context_.loop.stores().logs.get(id)) {
+    job.set_output_bytes((*log)->length());
+    job.set_output_safe_bytes((*log)->safe_length());
+  }
+  return {};
+}
+
+Status ApiService::ask(const core::Input& input, std::stop_token stop) {
+  BATON_CHECK(context_.loop.check_room());
+  auto applied = context_.loop.with_lock([&](Loop::Locked& l) { return l.apply(input); });
+  BATON_CHECK(applied.reply);
+  return context_.loop.wait_saved(applied.ticket, stop);
+}
+
+grpc::ServerUnaryReactor* ApiService::Version(Call*, const v1::Empty*, v1::VersionReply* reply) {
+  return answer([this, reply](std::stop_token) -> Status {
+    reply->set_version(kVersion);
+    reply->set_started_wall_ms(context_.started_wall_ms);
+    reply->set_lease_ms(context_.lease_ms);
+    *reply->mutable_policy() = context_.policy;
+    return {};
+  });
+}
+
+grpc::ServerUnaryReactor* ApiService::Run(Call*, const v1::RunRequest* request, v1::Job* reply) {
+  return answer([this, request, reply](std::stop_token stop) -> Status {
+    BATON_TRY(JobId id, submit(request->spec(), stop));
+    return get_job(id, *reply);
+  });
+}
+
+grpc::ServerUnaryReactor* ApiService::ListJobs(Call*, const v1::ListJobsRequest* request,
+                                               v1::ListJobsReply* reply) {
+  return answer([this, request, reply](std::stop_token) -> Status {
+    auto ids = context_.loop.with_lock([&](Loop::Locked& l) {
+      std::vector<JobId> result;
+      for (const auto* job : l.state.core.jobs())
+        if (request->all() || !core::has_ended(job->state)) result.push_back(job->id);
+      return result;
+    });
+    for (JobId id : ids) {
+      v1::Job job;
+      if (get_job(id, job)) *reply->add_jobs() = std::move(job);
+    }
+    return {};
+  });
+}
+
+grpc::ServerUnaryReactor* ApiService::GetJob(Call*, const v1::JobRef* request, v1::Job* reply) {
+  return answer([this, request, reply](std::stop_token) -> Status {
+    BATON_TRY(JobId id, find_job(*request));
+    return get_job(id, *reply);
+  });
+}
+
+Status ApiService::wait_ended(JobId id, std::optional<core::TimeMs> deadline, std::stop_token stop,
+                              v1::Job& job) {
+  bool gone = false;
+  bool ended = context_.loop.wait(stop, deadline, [&](Loop::Locked& l) {
+    const core::JobRecord* record = l.state.core.find_job(id);
+    gone = !record;
+    return gone || core::has_ended(record->state);
+  });
+  if (gone) return fail(ErrorCode::NotFound, fmt::format("job {} was removed", id));
+  if (ended) return get_job(id, job);
+  if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "cancelled");
+  return fail(ErrorCode::TimedOut, fmt::format("job {} has not ended", id));
+}
+
+grpc::ServerUnaryReactor* ApiService::Wait(Call*, const v1::WaitRequest* request, v1::Job* reply) {
+  return answer([this, request, reply](std::stop_token stop) -> Status {
+    BATON_TRY(JobId id, find_job(request->job()));
+    std::optional<core::TimeMs> deadline;
+    if (request->timeout_ms()) deadline = boot_time_ms() + request->timeout_ms();
+    return wait_ended(id, deadline, stop, *reply);
+  });
+}
+
+Status ApiService::take_checkpoint(const v1::CheckpointRequest& request, std::stop_token stop,
+                                   v1::Checkpoint& checkpoint) {
+  BATON_TRY(JobId id, find_job(request.job()));
+  Loop::Request pending(context_.loop);
+  BATON_CHECK(ask(core::UserCheckpoint{pending.id(), id}, stop));
+  BATON_TRY(auto finished, pending.wait_checkpoint(stop));
+  if (finished.number.value == 0)
+    return fail(error_code(finished.failure),
+                fmt::format("no checkpoint was taken; the job goes on: {}", finished.error));
+  return context_.loop.with_lock([&](Loop::Locked& l) -> Status {
+    auto entry = l.state.jobs.find(id);
+    if (entry == l.state.jobs.end() || !entry->second.checkpoints.contains(finished.number))
+      return fail(ErrorCode::NotFound,
+                  fmt::format("checkpoint {} was taken and is gone again", finished.number));
+    checkpoint = entry->second.checkpoints.at(finished.number);
+    return {};
+  });
+}
+
+grpc::ServerUnaryReactor* ApiService::TakeCheckpoint(Call*, const v1::CheckpointRequest* request,
+                                                     v1::Checkpoint* reply) {
+  return answer([this, request, reply](std::stop_token stop) {
+    return take_checkpoint(*request, stop, *reply);
+  });
+}
+
+grpc::ServerUnaryReactor* ApiService::ListCheckpoints(Call*, const v1::JobRef* request,
+                                                      v1::ListCheckpointsReply* reply) {
+  return answer([this, request, reply](std::stop_token) -> Status {
+    return context_.loop.with_lock([&](Loop::Locked& l) -> Status {
+      BATON_TRY(JobId id, l.state.find_job(request->name_or_id()));
+      for (const auto& [number, info] : l.state.jobs.at(id).checkpoints)
+        *reply->add_checkpoints() = info;
+      return {};
+    });
+  });
+}
+
+Status ApiService::finish_move(Loop::Request& pending, JobId job, const core::Input& input,
+                               std::stop_token stop, v1::MoveReply& reply) {
+  BATON_CHECK(ask(input, stop));
+  BATON_TRY(auto finished, pending.wait_move(stop));
+  *reply.mutable_timing() = to_wire(finished.timing);
+  reply.mutable_timing()->set_job_id(job.value);
+  BATON_CHECK(get_job(job, *reply.mutable_job()));
+  reply.mutable_timing()->set_job_name(reply.job().spec().name());
+  return {};
+}
+
+grpc::ServerUnaryReactor* ApiService::Migrate(Call*, const v1::MigrateRequest* request,
+                                              v1::MoveReply* reply) {
+  return answer([this, request, reply](std::stop_token stop) -> Status {
+    BATON_TRY(JobId id, find_job(request->job()));
+    Loop::Request pending(context_.loop);
+    core::UserMigrate input{pending.id(), id, NodeId(request->to())};
+    return finish_move(pending, id, input, stop, *reply);
+  });
+}
+
+grpc::ServerUnaryReactor* ApiService::Restore(Call*, const v1::RestoreRequest* request,
+                                              v1::MoveReply* reply) {
+  return answer([this, request, reply](std::stop_token stop) -> Status {
+    BATON_TRY(JobId id, find_job(request->job()));
+    Loop::Request pending(context_.loop);
+    core::UserRestore input{pending.id(), id, CheckpointNumber(request->checkpoint()),
+                            NodeId(request->to())};
+    return finish_move(pending, id, input, stop, *reply);
+  });
+}
+
+Status ApiService::stop_job(const v1::StopRequest& request, std::stop_token stop, v1::Job& job) {
+  BATON_TRY(JobId id, find_job(request.job()));
+  BATON_CHECK(ask(
+      core::UserStop{0, id, request.has_grace_ms() ? request.grace_ms() : kDefaultGraceMs}, stop));
+  return wait_ended(id, std::nullopt, stop, job);
+}
+
+grpc::ServerUnaryReactor* ApiService::Stop(Call*, const v1::StopRequest* request, v1::Job* reply) {
+  return answer(
+      [this, request, reply](std::stop_token stop) { return stop_job(*request, stop, *reply); });
+}
+
+grpc::ServerUnaryReactor* ApiService::Kill(Call*, const v1::KillRequest* request, v1::Job* reply) {
+  return answer([this, request, reply](std::stop_token stop) -> Status {
+    if (request->signal() < 1 || request->signal() > kHighestSignal)
+      return fail(ErrorCode::InvalidArgument,
+                  fmt::format("there is no signal {}", request->signal()));
+    BATON_TRY(JobId id, find_job(request->job()));
+    BATON_CHECK(ask(core::UserKill{0, id, request->signal()}, stop));
+    return get_job(id, *reply);
+  });
+}
+
+Status ApiService::remove_job(const v1::JobRef& ref, std::stop_token stop) {
+  BATON_TRY(JobId id, find_job(ref));
+  // Removing makes room, so it is fine on a full disk.
+  auto applied = context_.loop.with_lock([&](Loop::Locked& l) {
+    return l.apply(core::RemoveJob{0, id});
+  });
+  BATON_CHECK(applied.reply);
+  bool gone = context_.loop.wait(
+      stop, std::nullopt, [&](Loop::Locked& l) { return l.state.core.find_job(id) == nullptr; });
+  if (!gone) return fail(ErrorCode::Cancelled, "cancelled");
+  return context_.loop.wait_saved(applied.ticket, stop);
+}
+
+grpc::ServerUnaryReactor* ApiService::Remove(Call*, const v1::JobRef* request, v1::Empty*) {
+  return answer([this, request](std::stop_token stop) { return remove_job(*request, stop); });
+}
+
+grpc::ServerUnaryReactor* ApiService::ListNodes(Call*, const v1::Empty*,
+                                                v1::ListNodesReply* reply) {
+  return answer([this, reply](std::stop_token) -> Status {
+    context_.loop.with_lock([&](Loop::Locked& l) {
+      for (const auto& view : l.state.core.nodes(l.now))
+        *reply->add_nodes() = l.state.node_view(view);
+    });
+    return {};
+  });
+}
+
+Status ApiService::change_node(const core::Input& input, const std::string& name,
+                               std::stop_token stop, v1::Node& node) {
+  BATON_TRY(NodeId id,
+            context_.loop.with_lock([&](Loop::Locked& l) { return l.state.find_node(name); }));
+  BATON_CHECK(ask(input, stop));
+  context_.loop.with_lock([&](Loop::Locked& l) {
+    for (const auto& view : l.state.core.nodes(l.now))
+      if (view.record.facts.id == id) node = l.state.node_view(view);
+  });
+  return {};
+}
+
+grpc::ServerUnaryReactor* ApiService::Drain(Call*, const v1::DrainRequest* request,
+                                            v1::Node* reply) {
+  return answer([this, request, reply](std::stop_token stop) {
+    return change_node(core::DrainNode{0, NodeId(request->node()), request->cancel()},
+                       request->node(), stop, *reply);
+  });
+}
+
+grpc::ServerUnaryReactor* ApiService::Cordon(Call*, const v1::NodeRef* request, v1::Node* reply) {
+  return answer([this, request, reply](std::stop_token stop) {
+    return change_node(core::CordonNode{0, NodeId(request->name())}, request->name(), stop, *reply);
+  });
+}
+
+grpc::ServerUnaryReactor* ApiService::Uncordon(Call*, const v1::NodeRef* request, v1::Node* reply) {
+  return answer([this, request, reply](std::stop_token stop) {
+    return change_node(core::UncordonNode{0, NodeId(request->name())}, request->name(), stop,
+                       *reply);
+  });
+}
+
+Status ApiService::stream_events(const v1::EventsRequest& request,
+                                 BlockingStream<v1::Event>& stream) {
+  std::uint64_t job = 0;
+  if (!request.job().name_or_id().empty()) {
+    BATON_TRY(JobId id, find_job(request.job()));
+    job = id.value;
+  }
+  std::uint64_t after = request.after();
+  for (;;) {
+    BATON_TRY(auto events, context_.loop.stores().events.read(after, job, request.follow(),
+                                                              kEventsAtOnce, stream.stop_token()));
+    if (events.empty() && !request.follow()) return {};
+    for (auto& event : events)
+      if (!stream.write(std::move(event))) return fail(ErrorCode::Cancelled, "cancelled");
+  }
+}
+
+grpc::ServerWriteReactor<v1::Event>* ApiService::Events(Call*, const v1::EventsRequest* request) {
+  return BlockingStream<v1::Event>::start(context_.calls, [this, request](auto& stream) {
+    return wire::to_grpc(explain(stream_events(*request, stream), context_.calls));
+  });
+}
+
+Status ApiService::stream_logs(const v1::LogsRequest& request,
+                               BlockingStream<v1::LogsPart>& stream) {
+  BATON_TRY(JobId id, find_job(request.job()));
+  BATON_TRY(auto log, context_.loop.stores().logs.get(id));
+  std::uint64_t offset = request.offset();
+  const std::uint64_t end = log->length();
+  for (;;) {
+    auto part = request.follow()
+                    ? log->follow(offset, kLogPartBytes, request.live(), stream.stop_token())
+                    : log->read(offset, std::min<std::uint64_t>(kLogPartBytes,
+                                                                end - std::min(offset, end)));
+    if (!part) return fail(part.error());
+    offset = part->offset + part->data.size();
+    bool last = part->ended || (!request.follow() && offset >= end);
+    v1::LogsPart message;
+    message.set_offset(part->offset);
+    message.set_data(std::move(part->data));
+    message.set_ended(part->ended);
+    if ((!message.data().empty() || message.ended()) && !stream.write(std::move(message)))
+      return fail(ErrorCode::Cancelled, "cancelled");
+    if (last) return {};
+  }
+}
+
+grpc::ServerWriteReactor<v1::LogsPart>* ApiService::Logs(Call*, const v1::LogsRequest* request) {
+  return BlockingStream<v1::LogsPart>::start(context_.calls, [this, request](auto& stream) {
+    return wire::to_grpc(explain(stream_logs(*request, stream), context_.calls));
+  });
+}
+
+}  // namespace baton::control

@@ -1,0 +1,214 @@
+#include "control/bulk.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include <set>
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "control/convert.h"
+#include "wire/channel.h"
+
+namespace baton::control {
+namespace {
+
+// Quarantined ones are kept for a look at what was wrong, but not without end.
+constexpr std::size_t kKeptQuarantined = 2;
+
+Status take_file(store::Upload& upload, const v1::FilePart& part) {
+  if (part.in_store()) return upload.link_base_file(part.path(), part.size(), part.mode());
+  if (!part.path().empty()) BATON_CHECK(upload.begin_file(part.path(), part.size(), part.mode()));
+  if (!part.data().empty()) BATON_CHECK(upload.write(part.data()));
+  return part.last() ? upload.end_file(part.xxh3_128()) : Status();
+}
+
+std::string to_json(const v1::Checkpoint& info) {
+  std::string json;
+  (void)google::protobuf::util::MessageToJsonString(info, &json);
+  return json;
+}
+
+// Newest first; which of them may go.
+std::vector<CheckpointNumber> superfluous(const JobEntry& entry, std::size_t keep) {
+  std::vector<CheckpointNumber> result;
+  std::size_t good = 0;
+  std::size_t quarantined = 0;
+  for (auto next = entry.checkpoints.rbegin(); next != entry.checkpoints.rend(); ++next) {
+    bool kept = next->second.quarantined() ? ++quarantined <= kKeptQuarantined
+                                           : ++good <= std::max<std::size_t>(keep, 1);
+    if (!kept) result.push_back(next->first);
+  }
+  return result;
+}
+
+}  // namespace
+
+Status Bulk::check_current(const v1::UploadHeader& header) {
+  JobId job(header.job_id());
+  Generation generation(header.generation());
+  auto standing = context_.loop.with_lock(
+      [&](Loop::Locked& l) { return l.state.core.standing(job, generation); });
+  switch (standing) {
+    case core::Standing::Current: return {};
+    case core::Standing::Attempt:
+      return fail(ErrorCode::Unavailable, "this incarnation is not known to run yet");
+    case core::Standing::Stale: break;
+  }
+  return fail(ErrorCode::StaleGeneration, fmt::format("generation {} is superseded", generation));
+}
+
+Result<CheckpointNumber> Bulk::upload(grpc::ServerReaderInterface<v1::UploadPart>& stream) {
+  v1::UploadPart part;
+  if (!stream.Read(&part) || !part.has_header())
+    return fail(ErrorCode::InvalidArgument, "upload: the first message is no header");
+  v1::UploadHeader header = part.header();
+  auto outcome = [&]() -> Result<CheckpointNumber> {
+    BATON_CHECK(check_current(header));
+    BATON_TRY(auto upload, context_.loop.stores().checkpoints.begin_upload(JobId(header.job_id())));
+    while (stream.Read(&part)) {
+      if (part.done()) return commit(*upload, header);
+      if (!part.has_file()) return fail(ErrorCode::InvalidArgument, "a part without content");
+      BATON_CHECK(take_file(*upload, part.file()));
+    }
+    return fail(ErrorCode::Cancelled, "it was broken off");
+  }();
+  if (outcome) return outcome;
+  return fail(outcome.error().context(fmt::format("checkpoint of job {}", header.job_id())));
+}
+
+std::shared_ptr<std::mutex> Bulk::commit_mutex(JobId job) {
+  std::lock_guard lock(mutex_);
+  auto& entry = commit_mutexes_[job];
+  if (!entry) entry = std::make_shared<std::mutex>();
+  return entry;
+}
+
+Result<CheckpointNumber> Bulk::commit(store::Upload& upload, const v1::UploadHeader& header) {
+  JobId job(header.job_id());
+  auto one_at_a_time = commit_mutex(job);
+  std::lock_guard lock(*one_at_a_time);
+  auto number = context_.loop.with_lock([&](Loop::Locked& l) -> Result<CheckpointNumber> {
+    auto entry = l.state.jobs.find(job);
+    if (entry == l.state.jobs.end()) return fail(ErrorCode::StaleGeneration, "the job is gone");
+    return CheckpointNumber(entry->second.next_checkpoint++);
+  });
+  if (!number) return number;
+  v1::Checkpoint info = header.info();
+  info.set_number(number->value);
+  info.set_job_id(job.value);
+  info.set_generation(header.generation());
+  info.set_size_bytes(upload.total_bytes());
+  info.clear_quarantined();
+  info.clear_quarantine_cause();
+  if (info.taken_wall_ms() == 0) info.set_taken_wall_ms(wall_time_ms());
+  BATON_TRY(auto log, context_.loop.stores().logs.get(job));
+  BATON_CHECK(log->make_durable(info.output_bytes()));
+  BATON_CHECK(upload.publish(*number, to_json(info)));
+  BATON_CHECK(make_visible(header, info));
+  retire_old(job);
+  return number;
+}
+
+Status Bulk::make_visible(const v1::UploadHeader& header, const v1::Checkpoint& info) {
+  JobId job(header.job_id());
+  core::CheckpointCommitted input;
+  input.job = job;
+  input.generation = Generation(header.generation());
+  input.facts = from_wire(info);
+  input.hold = header.hold();
+  Result<Ticket> ticket = context_.loop.with_lock([&](Loop::Locked& l) -> Result<Ticket> {
+    BATON_CHECK(fault("ship.before_commit"));
+    auto entry = l.state.jobs.find(job);
+    const core::JobRecord* record = l.state.core.find_job(job);
+    if (!record || entry == l.state.jobs.end() ||
+        l.state.core.standing(job, input.generation) != core::Standing::Current)
+      return fail(ErrorCode::StaleGeneration,
+                  fmt::format("generation {} is superseded", input.generation));
+    v1::Checkpoint complete = info;
+    if (record->current) complete.set_node(record->current->node.value);
+    entry->second.checkpoints[input.facts.number] = complete;
+    Loop::Extra extra;
+    extra.changes.jobs.push_back(l.state.job_changes(*record, entry->second));
+    extra.changes.checkpoints.push_back({job, std::move(complete)});
+    extra.actions.push_back(CheckpointVisible{job, info.output_bytes()});
+    return l.apply(input, std::move(extra)).ticket;
+  });
+  if (!ticket) {
+    // Nobody knows of it: it can go.
+    (void)context_.loop.stores().checkpoints.remove(job, input.facts.number);
+    return fail(ticket.error());
+  }
+  return context_.loop.wait_saved(*ticket, context_.calls.stop_token());
+}
+
+void Bulk::retire_old(JobId job) {
+  context_.loop.with_lock([&](Loop::Locked& l) {
+    auto entry = l.state.jobs.find(job);
+    const core::JobRecord* record = l.state.core.find_job(job);
+    if (!record || entry == l.state.jobs.end()) return;
+    for (CheckpointNumber number : superfluous(entry->second, record->policy.keep_checkpoints)) {
+      if (l.state.core.checkpoint_in_use(job, number)) continue;
+      Loop::Extra extra;
+      extra.changes.removed_checkpoints.emplace_back(job, number);
+      extra.actions.push_back(DeleteCheckpoint{job, number});
+      entry->second.checkpoints.erase(number);
+      l.apply(core::CheckpointRemoved{job, number}, std::move(extra));
+    }
+  });
+}
+
+Status Bulk::download(const v1::DownloadRequest& request,
+                      grpc::ServerWriterInterface<v1::DownloadPart>& stream) {
+  JobId job(request.job_id());
+  Generation generation(request.generation());
+  CheckpointNumber number(request.checkpoint());
+  v1::DownloadPart part;
+  Status known = context_.loop.with_lock([&](Loop::Locked& l) -> Status {
+    if (l.state.core.standing(job, generation) == core::Standing::Stale)
+      return fail(ErrorCode::StaleGeneration,
+                  fmt::format("job {}: generation {} is superseded", job, generation));
+    auto entry = l.state.jobs.find(job);
+    if (entry == l.state.jobs.end() || !entry->second.checkpoints.contains(number))
+      return fail(ErrorCode::NotFound, fmt::format("job {} has no checkpoint {}", job, number));
+    *part.mutable_info() = entry->second.checkpoints.at(number);
+    return {};
+  });
+  BATON_CHECK(known);
+  auto send = [&](const v1::DownloadPart& message) -> Status {
+    if (stream.Write(message, grpc::WriteOptions())) return {};
+    return fail(ErrorCode::Cancelled, "the download was broken off");
+  };
+  BATON_TRY(auto reader, context_.loop.stores().checkpoints.open_reader(job, number));
+  BATON_CHECK(send(part));
+  const std::set<std::string> only(request.only().begin(), request.only().end());
+  for (const auto& file : reader->manifest().files) {
+    if (!only.empty() && !only.contains(file.path)) continue;
+    v1::FilePart& out = *part.mutable_file();
+    out.Clear();
+    out.set_path(file.path);
+    out.set_size(file.size);
+    out.set_mode(file.mode);
+    if (request.skip_base_files() && !store::base_file_hash(file.path).empty()) {
+      out.set_xxh3_128(file.xxh3_128);
+      out.set_in_store(true);
+      out.set_last(true);
+      BATON_CHECK(send(part));
+      continue;
+    }
+    BATON_CHECK(reader->read(file, wire::kChunkBytes, [&](std::string_view data, bool last) {
+      out.set_data(data.data(), data.size());
+      out.set_last(last);
+      if (last) out.set_xxh3_128(file.xxh3_128);
+      Status sent = send(part);
+      out.clear_path();
+      out.clear_size();
+      out.clear_mode();
+      return sent;
+    }));
+  }
+  part.set_done(true);
+  return send(part);
+}
+
+}  // namespace baton::control

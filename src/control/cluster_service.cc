@@ -1,0 +1,233 @@
+#include "control/cluster_service.h"
+
+#include "base/log.h"
+#include "control/convert.h"
+#include "control/validate.h"
+#include "wire/status.h"
+
+namespace baton::control {
+namespace {
+
+// Enough heartbeats per lease that losing a few costs nothing.
+constexpr std::uint32_t kHeartbeatsPerLease = 5;
+
+Status check_registration(const v1::RegisterRequest& request) {
+  BATON_CHECK_CTX(check_node_name(request.facts().name()), "registration");
+  if (request.agent_epoch().empty())
+    return fail(ErrorCode::InvalidArgument, "registration: the agent gives no epoch");
+  return {};
+}
+
+}  // namespace
+
+grpc::Status ClusterService::Register(grpc::ServerContext*, const v1::RegisterRequest* request,
+                                      v1::RegisterReply* reply) {
+  if (auto status = check_registration(*request); !status) return wire::to_grpc(status);
+  core::NodeRegistered input;
+  input.facts = from_wire(request->facts());
+  input.epoch = request->agent_epoch();
+  input.boot_id = request->boot_id();
+  input.incarnations = reports_from_wire(request->incarnations());
+  Loop::Applied applied = context_.loop.with_lock([&](Loop::Locked& l) {
+    l.state.nodes[input.facts.id].facts = request->facts();
+    return l.apply(input);
+  });
+  if (!applied.registered)
+    return wire::to_grpc(Error(ErrorCode::FailedPrecondition, "the registration was refused"));
+  if (!applied.registered->refused.empty())
+    return wire::to_grpc(Error(ErrorCode::Unavailable, applied.registered->refused));
+  if (auto saved = context_.loop.wait_saved(applied.ticket, context_.calls.stop_token()); !saved)
+    return wire::to_grpc(Error(ErrorCode::Unavailable, saved.error().message()));
+  reply->set_lease_ms(applied.registered->lease_ms);
+  reply->set_heartbeat_ms(std::max(applied.registered->lease_ms / kHeartbeatsPerLease, 1u));
+  for (const auto& kill : applied.registered->kill) {
+    auto* incarnation = reply->add_kill();
+    incarnation->set_job_id(kill.job.value);
+    incarnation->set_generation(kill.generation.value);
+    incarnation->set_state(to_wire(kill.state));
+  }
+  *reply->mutable_policy() = context_.policy;
+  return grpc::Status::OK;
+}
+
+grpc::Status ClusterService::Heartbeat(grpc::ServerContext*, const v1::HeartbeatRequest* request,
+                                       v1::HeartbeatReply* reply) {
+  core::Heartbeat input;
+  input.node = NodeId(request->node());
+  input.epoch = request->agent_epoch();
+  input.sample = from_wire(request->sample());
+  input.incarnations = reports_from_wire(request->incarnations());
+  // The answer does not wait for the disk: a renewal changes nothing that is saved.
+  Loop::Applied applied = context_.loop.with_lock([&](Loop::Locked& l) {
+    Loop::Applied result = l.apply(input);
+    auto entry = l.state.nodes.find(input.node);
+    if (result.heartbeat && result.heartbeat->renewed && entry != l.state.nodes.end())
+      entry->second.sample = request->sample();
+    return result;
+  });
+  if (applied.heartbeat) {
+    reply->set_renewed(applied.heartbeat->renewed);
+    reply->set_lease_ms(applied.heartbeat->lease_ms);
+  }
+  *reply->mutable_policy() = context_.policy;
+  return grpc::Status::OK;
+}
+
+grpc::Status ClusterService::Attach(grpc::ServerContext* call,
+                                    grpc::ServerReaderWriter<v1::Order, v1::AgentMessage>* stream) {
+  v1::AgentMessage message;
+  if (!stream->Read(&message) || !message.has_hello())
+    return wire::to_grpc(
+        Error(ErrorCode::InvalidArgument, "attach: the first message is no hello"));
+  NodeId node(message.hello().node());
+  auto id = context_.loop.with_lock([&](Loop::Locked& l) {
+    return l.state.links.open_stream(node, message.hello().agent_epoch());
+  });
+  if (!id) return wire::to_grpc(Error(ErrorCode::FailedPrecondition, "attach: register first"));
+  context_.loop.wake_all();  // the stream before this one ends
+  std::stop_callback cancel(context_.calls.stop_token(), [&] { call->TryCancel(); });
+  std::jthread sender([&](std::stop_token stop) { send_orders(node, *id, call, stream, stop); });
+  while (stream->Read(&message))
+    if (message.has_result()) take_result(node, message.result());
+  return grpc::Status::OK;
+}
+
+void ClusterService::send_orders(const NodeId& node, Links::StreamId stream_id,
+                                 grpc::ServerContext* call,
+                                 grpc::ServerReaderWriter<v1::Order, v1::AgentMessage>* stream,
+                                 std::stop_token stop) {
+  std::uint64_t sent = 0;
+  for (;;) {
+    std::optional<v1::Order> order;
+    bool superseded = false;
+    bool woken = context_.loop.wait(stop, std::nullopt, [&](Loop::Locked& l) {
+      superseded = !l.state.links.is_current(node, stream_id);
+      if (superseded) return true;
+      const PendingOrder* next = l.state.links.next_to_send(node, sent);
+      if (next) order = next->message;
+      return next != nullptr;
+    });
+    if (!woken) return;
+    if (superseded) {
+      call->TryCancel();
+      return;
+    }
+    if (!stream->Write(*order)) return;
+    sent = order->order_id();
+  }
+}
+
+void ClusterService::take_result(const NodeId& node, const v1::OrderResult& result) {
+  context_.loop.with_lock([&](Loop::Locked& l) {
+    auto order = l.state.links.take(node, result.order_id());
+    if (!order) {
+      spdlog::debug("{}: result of order {}, which is void", node, result.order_id());
+      return;
+    }
+    core::OrderDone done;
+    done.kind = order->kind;
+    done.job = order->job;
+    done.generation = order->generation;
+    done.node = node;
+    done.failure = from_wire(result.failure());
+    done.error = result.error();
+    done.log_tail = result.log_tail();
+    done.checkpoint = CheckpointNumber(result.checkpoint());
+    done.frozen_for_ms = result.frozen_for_ms();
+    done.fetch_ms = result.fetch_ms();
+    done.restore_ms = result.restore_ms();
+    done.running_for_ms = result.running_for_ms();
+    l.apply(done);
+  });
+}
+
+grpc::Status ClusterService::ShipOutput(grpc::ServerContext*, const v1::OutputChunk* request,
+                                        v1::OutputReply* reply) {
+  JobId job(request->job_id());
+  bool known = context_.loop.with_lock([&](Loop::Locked& l) { return l.state.jobs.contains(job); });
+  if (!known)
+    return wire::to_grpc(Error(ErrorCode::StaleGeneration, fmt::format("there is no job {}", job)));
+  auto log = context_.loop.stores().logs.get(job);
+  if (!log) return wire::to_grpc(log.error());
+  auto next = (*log)->append(Generation(request->generation()), request->offset(), request->data());
+  if (!next) return wire::to_grpc(next.error().context(fmt::format("job {}", job)));
+  reply->set_next_offset(*next);
+  return grpc::Status::OK;
+}
+
+grpc::Status ClusterService::HasBaseFiles(grpc::ServerContext*,
+                                          const v1::HasBaseFilesRequest* request,
+                                          v1::HasBaseFilesReply* reply) {
+  auto missing = context_.loop.stores().checkpoints.missing_base_files(
+      {request->xxh3_128().begin(), request->xxh3_128().end()});
+  for (auto& hash : missing) reply->add_missing(std::move(hash));
+  return grpc::Status::OK;
+}
+
+grpc::Status ClusterService::UploadCheckpoint(grpc::ServerContext* call,
+                                              grpc::ServerReader<v1::UploadPart>* stream,
+                                              v1::UploadReply* reply) {
+  std::stop_callback cancel(context_.calls.stop_token(), [&] { call->TryCancel(); });
+  auto number = bulk_.upload(*stream);
+  if (!number) return wire::to_grpc(number.error());
+  reply->set_number(number->value);
+  return grpc::Status::OK;
+}
+
+grpc::Status ClusterService::DownloadCheckpoint(grpc::ServerContext* call,
+                                                const v1::DownloadRequest* request,
+                                                grpc::ServerWriter<v1::DownloadPart>* stream) {
+  std::stop_callback cancel(context_.calls.stop_token(), [&] { call->TryCancel(); });
+  return wire::to_grpc(bulk_.download(*request, *stream));
+}
+
+grpc::Status ClusterService::ReportExit(grpc::ServerContext*, const v1::ExitReport* request,
+                                        v1::Empty*) {
+  core::IncarnationExited input;
+  input.job = JobId(request->job_id());
+  input.generation = Generation(request->generation());
+  input.code = request->code();
+  input.cause = exit_cause_from_wire(request->cause());
+  input.detail = request->detail();
+  Result<Ticket> ticket = context_.loop.with_lock([&](Loop::Locked& l) -> Result<Ticket> {
+    bool current = l.state.core.standing(input.job, input.generation) == core::Standing::Current;
+    if (current && input.cause == core::ExitCause::Exited) {
+      BATON_TRY(auto log, context_.loop.stores().logs.get(input.job));
+      if (log->length() < request->output_bytes())
+        return fail(ErrorCode::Unavailable,
+                    fmt::format("job {}: {} of {} bytes of output have come", input.job,
+                                log->length(), request->output_bytes()));
+    }
+    return l.apply(input).ticket;
+  });
+  if (!ticket) return wire::to_grpc(ticket.error());
+  // The agent forgets the incarnation once this is answered.
+  return wire::to_grpc(context_.loop.wait_saved(*ticket, context_.calls.stop_token()));
+}
+
+grpc::Status ClusterService::ReportCheckpoint(grpc::ServerContext*,
+                                              const v1::CheckpointReport* request, v1::Empty*) {
+  core::CheckpointReported input;
+  input.job = JobId(request->job_id());
+  input.generation = Generation(request->generation());
+  input.failure = from_wire(request->failure());
+  input.error = request->error();
+  input.log_tail = request->log_tail();
+  input.preflight = request->preflight();
+  input.checkpoint = CheckpointNumber(request->checkpoint());
+  Ticket ticket = context_.loop.with_lock([&](Loop::Locked& l) {
+    Loop::Extra extra;
+    if (auto entry = l.state.jobs.find(input.job);
+        entry != l.state.jobs.end() && input.preflight && !request->failure()) {
+      auto found = entry->second.checkpoints.find(input.checkpoint);
+      if (found != entry->second.checkpoints.end() && !found->second.preflighted()) {
+        found->second.set_preflighted(true);
+        extra.changes.checkpoints.push_back({input.job, found->second});
+      }
+    }
+    return l.apply(input, std::move(extra)).ticket;
+  });
+  return wire::to_grpc(context_.loop.wait_saved(ticket, context_.calls.stop_token()));
+}
+
+}  // namespace baton::control

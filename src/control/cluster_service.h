@@ -1,0 +1,45 @@
+// The agents' side of the controller: registration, heartbeats, orders, output and reports.
+// Bulk (checkpoints) is in bulk.h.
+#pragma once
+
+#include "control/bulk.h"
+#include "control/service_context.h"
+#include "wire/baton.grpc.pb.h"
+
+namespace baton::control {
+
+class ClusterService final : public v1::Cluster::Service {
+ public:
+  ClusterService(ServiceContext& context, Bulk& bulk) : context_(context), bulk_(bulk) {}
+
+  grpc::Status Register(grpc::ServerContext* call, const v1::RegisterRequest* request,
+                        v1::RegisterReply* reply) override;
+  grpc::Status Heartbeat(grpc::ServerContext* call, const v1::HeartbeatRequest* request,
+                         v1::HeartbeatReply* reply) override;
+  grpc::Status Attach(grpc::ServerContext* call,
+                      grpc::ServerReaderWriter<v1::Order, v1::AgentMessage>* stream) override;
+  grpc::Status ShipOutput(grpc::ServerContext* call, const v1::OutputChunk* request,
+                          v1::OutputReply* reply) override;
+  grpc::Status HasBaseFiles(grpc::ServerContext* call, const v1::HasBaseFilesRequest* request,
+                            v1::HasBaseFilesReply* reply) override;
+  grpc::Status UploadCheckpoint(grpc::ServerContext* call,
+                                grpc::ServerReader<v1::UploadPart>* stream,
+                                v1::UploadReply* reply) override;
+  grpc::Status DownloadCheckpoint(grpc::ServerContext* call, const v1::DownloadRequest* request,
+                                  grpc::ServerWriter<v1::DownloadPart>* stream) override;
+  grpc::Status ReportExit(grpc::ServerContext* call, const v1::ExitReport* request,
+                          v1::Empty* reply) override;
+  grpc::Status ReportCheckpoint(grpc::ServerContext* call, const v1::CheckpointReport* request,
+                                v1::Empty* reply) override;
+
+ private:
+  void send_orders(const NodeId& node, Links::StreamId stream_id, grpc::ServerContext* call,
+                   grpc::ServerReaderWriter<v1::Order, v1::AgentMessage>* stream,
+                   std::stop_token stop);
+  void take_result(const NodeId& node, const v1::OrderResult& result);
+
+  ServiceContext& context_;
+  Bulk& bulk_;
+};
+
+}  // namespace baton::control

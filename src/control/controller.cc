@@ -1,0 +1,165 @@
+#include "control/controller.h"
+
+#include <fcntl.h>
+#include <grpcpp/server_builder.h>
+#include <sys/stat.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "control/convert.h"
+#include "sys/file.h"
+#include "wire/channel.h"
+
+namespace baton::control {
+namespace {
+
+constexpr std::uint32_t kLeastLeaseMs = 200;
+constexpr std::chrono::milliseconds kShutdownGrace{200};
+
+core::Config core_config(const ControllerOptions& options, const v1::Policy& policy) {
+  core::Config config;
+  config.lease_ms = options.lease_ms;
+  config.policy = merge(core::Policy(), policy);
+  return config;
+}
+
+Result<Fd> lock_data(const std::filesystem::path& data) {
+  BATON_CHECK_CTX(sys::make_directories(data, 0700), "data directory");
+  BATON_TRY(Fd fd, sys::open_file(data / "lock", O_RDWR | O_CREAT, 0600));
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  if (::fcntl(fd.get(), F_OFD_SETLK, &whole) == 0) return fd;
+  if (errno == EAGAIN || errno == EACCES)
+    return fail(ErrorCode::FailedPrecondition,
+                fmt::format("{} is in use by another controller", data.string()));
+  return fail_errno(fmt::format("lock {}", data.string()));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Controller>> Controller::start(const ControllerOptions& options) {
+  if (options.lease_ms < kLeastLeaseMs)
+    return fail(
+        ErrorCode::InvalidArgument,
+        fmt::format("a lease of {} ms is below the least, {} ms", options.lease_ms, kLeastLeaseMs));
+  std::unique_ptr<Controller> controller(new Controller());
+  BATON_CHECK(controller->open_stores(options));
+  BATON_CHECK(controller->take_up(options));
+  BATON_CHECK(controller->serve(options));
+  return controller;
+}
+
+Status Controller::open_stores(const ControllerOptions& options) {
+  BATON_TRY(lock_, lock_data(options.data));
+  BATON_TRY(db_, StateDb::open(options.data / "state.db"));
+  BATON_TRY(checkpoints_, store::CheckpointStore::open(options.data));
+  BATON_TRY(logs_, OutputLogs::open(options.data / "logs"));
+  ballast_ = std::make_unique<Ballast>(options.data);
+  return {};
+}
+
+Status Controller::take_up(const ControllerOptions& options) {
+  BATON_TRY(v1::Policy policy, cluster_policy(options));
+  BATON_TRY(Loaded loaded, db_->load());
+  events_.load(std::exchange(loaded.events, {}));
+  const core::Config config = core_config(options, policy);
+  State state(config, std::move(loaded), boot_time_ms());
+  for (const auto* record : state.core.jobs()) {
+    const JobEntry& entry = state.jobs.at(record->id);
+    BATON_TRY(auto log, logs_->get(record->id));
+    log->set_writer(record->output_generation);
+    for (const auto& checkpoint : record->checkpoints)
+      if (!checkpoint.quarantined) log->set_safe(checkpoint.output_bytes);
+    log->set_always_safe(nothing_to_go_back_to(*record, entry));
+    log->set_ended(core::has_ended(record->state));
+  }
+  loop_ = std::make_unique<Loop>(std::move(state),
+                                 Loop::Stores{*db_, *checkpoints_, *logs_, events_, *ballast_});
+  context_ = std::make_unique<ServiceContext>(
+      ServiceContext{*loop_, calls_, policy, options.lease_ms, wall_time_ms()});
+  bulk_ = std::make_unique<Bulk>(*context_);
+  return remove_orphans();
+}
+
+// What was published or logged, but never recorded or no longer is.
+Status Controller::remove_orphans() {
+  BATON_TRY(auto stored, checkpoints_->list());
+  for (const auto& [job, number] : stored) {
+    bool known = loop_->with_lock([&, job = job, number = number](Loop::Locked& l) {
+      auto entry = l.state.jobs.find(job);
+      return entry != l.state.jobs.end() && entry->second.checkpoints.contains(number);
+    });
+    if (!known) BATON_CHECK(checkpoints_->remove(job, number));
+  }
+  BATON_TRY(auto logged, logs_->list());
+  for (JobId job : logged) {
+    bool known = loop_->with_lock([&](Loop::Locked& l) { return l.state.jobs.contains(job); });
+    if (known) continue;
+    BATON_CHECK(logs_->remove(job));
+    BATON_CHECK(checkpoints_->remove_job(job));
+  }
+  return {};
+}
+
+Status Controller::listen(const std::string& address, bool cluster, bool api) {
+  BATON_TRY(std::string target, wire::parse_address(address));
+  Endpoint endpoint;
+  grpc::ServerBuilder builder;
+  wire::configure(builder);
+  int port = 0;
+  builder.AddListeningPort(target, grpc::InsecureServerCredentials(), &port);
+  if (cluster) {
+    endpoint.cluster = std::make_unique<ClusterService>(*context_, *bulk_);
+    builder.RegisterService(endpoint.cluster.get());
+  }
+  if (api) {
+    endpoint.api = std::make_unique<ApiService>(*context_);
+    builder.RegisterService(endpoint.api.get());
+  }
+  endpoint.server = builder.BuildAndStart();
+  if (!endpoint.server || port == 0)
+    return fail(ErrorCode::Unavailable,
+                fmt::format("can't listen on {}: it is in use, or not an address of this machine",
+                            address));
+  if (!target.starts_with("unix:")) {
+    ports_.push_back(port);
+    if (!wire::is_local_address(target))
+      spdlog::warn(
+          "{} is open to the network, and connections are neither encrypted nor "
+          "authenticated yet: whoever reaches it can {}",
+          address, api ? "run anything as root" : "read and replace every checkpoint");
+  }
+  spdlog::info("listening on {} for {}", target,
+               api && cluster ? "users and agents"
+               : api          ? "users"
+                              : "agents");
+  endpoints_.push_back(std::move(endpoint));
+  return {};
+}
+
+Status Controller::serve(const ControllerOptions& options) {
+  socket_ = options.socket.empty() ? (options.data / "baton.sock").string() : options.socket;
+  {
+    // gRPC makes the socket; nobody else may connect, not even for a moment.
+    mode_t before = ::umask(0177);
+    Status listening = listen(socket_, true, true);
+    ::umask(before);
+    BATON_CHECK(listening);
+  }
+  auto agents = options.listen;
+  if (agents.empty()) agents.push_back(wire::kDefaultClusterAddress);
+  for (const auto& address : agents) BATON_CHECK(listen(address, true, false));
+  for (const auto& address : options.listen_api) BATON_CHECK(listen(address, false, true));
+  return {};
+}
+
+Controller::~Controller() {
+  calls_.request_stop();
+  auto deadline = std::chrono::system_clock::now() + kShutdownGrace;
+  for (auto& endpoint : endpoints_) endpoint.server->Shutdown(deadline);
+  calls_.wait_idle();
+  endpoints_.clear();
+}
+
+}  // namespace baton::control

@@ -1,0 +1,63 @@
+// The controller as a whole: its data directory, its state and its servers.
+//
+//   DATA/state.db  DATA/checkpoints/  DATA/base-files/  DATA/logs/  DATA/baton.sock  DATA/lock
+#pragma once
+
+#include <grpcpp/server.h>
+
+#include <memory>
+#include <vector>
+
+#include "base/fd.h"
+#include "control/api_service.h"
+#include "control/cluster_service.h"
+#include "control/options.h"
+
+namespace baton::control {
+
+class Controller {
+ public:
+  // Opens the data directory (FailedPrecondition: another process has it), takes up what is
+  // recorded there, and serves. Threads run until the object goes.
+  static Result<std::unique_ptr<Controller>> start(const ControllerOptions& options);
+  // Ends every call and stops. Quick: nobody is waited for.
+  ~Controller();
+  Controller(const Controller&) = delete;
+  Controller& operator=(const Controller&) = delete;
+
+  Loop& loop() { return *loop_; }
+  // The TCP ports bound for agents and for users, in the order of the options.
+  const std::vector<int>& ports() const { return ports_; }
+  const std::string& socket() const { return socket_; }
+
+ private:
+  // One server and the services it has; a gRPC service object belongs to one server.
+  struct Endpoint {
+    std::unique_ptr<ClusterService> cluster;
+    std::unique_ptr<ApiService> api;
+    std::unique_ptr<grpc::Server> server;
+  };
+
+  Controller() = default;
+  Status open_stores(const ControllerOptions& options);
+  Status take_up(const ControllerOptions& options);
+  Status remove_orphans();
+  Status serve(const ControllerOptions& options);
+  Status listen(const std::string& address, bool cluster, bool api);
+
+  Fd lock_;
+  std::unique_ptr<StateDb> db_;
+  std::unique_ptr<store::CheckpointStore> checkpoints_;
+  std::unique_ptr<OutputLogs> logs_;
+  std::unique_ptr<Ballast> ballast_;
+  EventLog events_;
+  CallGroup calls_;
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<ServiceContext> context_;
+  std::unique_ptr<Bulk> bulk_;
+  std::vector<Endpoint> endpoints_;
+  std::vector<int> ports_;
+  std::string socket_;
+};
+
+}  // namespace baton::control

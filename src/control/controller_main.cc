@@ -1,0 +1,114 @@
+#include "control/controller_main.h"
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+
+#include "base/log.h"
+#include "base/version.h"
+#include "control/controller.h"
+
+namespace baton::control {
+namespace {
+
+// A duration option that ends in a uint32 field of the policy or the options.
+void add_duration(CLI::App& app, const std::string& name, const std::string& help,
+                  std::function<void(std::uint32_t)> store) {
+  app.add_option_function<std::string>(
+      name,
+      [name, store = std::move(store)](const std::string& text) {
+        auto value = parse_duration_ms(text);
+        if (!value) throw CLI::ValidationError(name, value.error().message());
+        store(*value);
+      },
+      help);
+}
+
+void add_policy_options(CLI::App& app, v1::Policy& policy) {
+  auto number = [&](const std::string& name, const std::string& help, auto store) {
+    app.add_option_function<double>(name, std::move(store), help);
+  };
+  number("--cpu-threshold",
+         "CPU utilization (0 to 1) above which a node is overloaded. Default: 0.85.",
+         [&](double value) { policy.set_cpu_threshold(value); });
+  add_duration(app, "--cpu-for", "... for so long. Default: 5s.",
+               [&](std::uint32_t ms) { policy.set_cpu_for_ms(ms); });
+  number("--cpu-clear",
+         "Below this the overload is over. Default: 0.70, or the threshold if that is lower.",
+         [&](double value) { policy.set_cpu_clear(value); });
+  add_duration(app, "--cooldown", "Least time between two policy moves of one job. Default: 1m.",
+               [&](std::uint32_t ms) { policy.set_cooldown_ms(ms); });
+  number("--memory-threshold", "Memory use (0 to 1) that is too much. Default: 0.95.",
+         [&](double value) { policy.set_memory_threshold(value); });
+  add_duration(app, "--memory-for", "... for so long. Default: 10s.",
+               [&](std::uint32_t ms) { policy.set_memory_for_ms(ms); });
+  app.add_option_function<std::string>(
+      "--health-command", [&](const std::string& text) { policy.set_health_command(text); },
+      "Run by sh -c on every node; when it fails, the node is about to fail. Default: none.");
+  add_duration(app, "--health-interval", "Time between two runs of it. Default: 5s.",
+               [&](std::uint32_t ms) { policy.set_health_interval_ms(ms); });
+  app.add_option_function<std::uint32_t>(
+      "--health-failures", [&](const std::uint32_t& value) { policy.set_health_failures(value); },
+      "So many failures in a row. Default: 3.");
+  app.add_option_function<std::uint32_t>(
+      "--keep-checkpoints", [&](const std::uint32_t& value) { policy.set_keep_checkpoints(value); },
+      "Newest checkpoints kept per job. Default: 3.");
+}
+
+}  // namespace
+
+void add_options(CLI::App& app, ControllerOptions& options) {
+  app.add_option("--data", options.data,
+                 "Directory for state, checkpoints and output. Default: "
+                 "/var/lib/baton/controller.");
+  app.add_option("--listen", options.listen,
+                 "HOST:PORT where agents connect; may be repeated. Not encrypted and not "
+                 "authenticated yet. Default: 127.0.0.1:7077.");
+  app.add_option("--listen-api", options.listen_api,
+                 "HOST:PORT where users connect, beside the socket; may be repeated. Whoever "
+                 "reaches it can run anything as root. Default: none.");
+  app.add_option("--socket", options.socket,
+                 "Unix socket for users and agents of this machine, mode 0600. Default: "
+                 "baton.sock in the data directory.");
+  add_duration(app, "--lease",
+               "How long a node may run its jobs after its last heartbeat; a lost node is noticed "
+               "after that. Default: 3s.",
+               [&](std::uint32_t ms) { options.lease_ms = ms; });
+  app.add_option("--policy", options.policy_file,
+                 "TOML file with the cluster's policy. The options below override it.");
+  app.add_option("--log-level", options.log_level, "trace, debug, info, warn or error.")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
+      ->capture_default_str();
+  add_policy_options(app, options.policy);
+}
+
+int run_controller(const ControllerOptions& options) {
+  log_init("controller", options.log_level);
+  // Before any thread exists, so that all of them leave these to sigwait().
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGTERM);
+  ::sigaddset(&signals, SIGINT);
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+  auto controller = Controller::start(options);
+  if (!controller) {
+    spdlog::error("{}", controller.error().message());
+    return 1;
+  }
+  spdlog::info("baton {} is ready, data in {}, lease {} ms", kVersion, options.data.string(),
+               options.lease_ms);
+  int signal = 0;
+  ::sigwait(&signals, &signal);
+  spdlog::info("stopping: {}", ::strsignal(signal));
+  return 0;
+}
+
+int controller_main(int argc, char** argv) {
+  CLI::App app("The controller of a Baton cluster.", "baton controller");
+  ControllerOptions options;
+  add_options(app, options);
+  CLI11_PARSE(app, argc, argv);
+  return run_controller(options);
+}
+
+}  // namespace baton::control

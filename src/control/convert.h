@@ -1,0 +1,39 @@
+// Between the wire's messages and the core's types. Pure.
+#pragma once
+
+#include "core/cluster.h"
+#include "wire/baton.pb.h"
+
+namespace baton::control {
+
+v1::JobState to_wire(core::JobState state);
+v1::NodeState to_wire(core::NodeState state);
+v1::IncarnationState to_wire(core::IncarnationState state);
+v1::Timing to_wire(const core::MoveTiming& timing);
+v1::Policy to_wire(const core::Policy& policy);
+v1::Node to_wire(const core::NodeView& view, const v1::NodeFacts& facts);
+
+core::NodeFacts from_wire(const v1::NodeFacts& facts);
+core::NodeSample from_wire(const v1::NodeSample& sample);
+core::FailureKind from_wire(v1::FailureKind kind);
+core::RestartPolicy from_wire(v1::RestartPolicy policy);
+// Unknown words count as Lost.
+core::ExitCause exit_cause_from_wire(std::string_view cause);
+core::CheckpointFacts from_wire(const v1::Checkpoint& checkpoint);
+template <typename Incarnations>
+std::vector<core::IncarnationReport> reports_from_wire(const Incarnations& incarnations) {
+  std::vector<core::IncarnationReport> reports;
+  for (const auto& incarnation : incarnations)
+    reports.push_back({JobId(incarnation.job_id()), Generation(incarnation.generation()),
+                       static_cast<core::IncarnationState>(incarnation.state()),
+                       incarnation.has_cpu_cores() ? incarnation.cpu_cores() : -1});
+  return reports;
+}
+
+// `base` with the fields of `overrides` that are set.
+core::Policy merge(core::Policy base, const v1::Policy& overrides);
+
+// What the core needs to know of a submitted job. Id and name are the caller's to set.
+core::JobRecord record_from_spec(const v1::JobSpec& spec, const core::Policy& cluster_policy);
+
+}  // namespace baton::control

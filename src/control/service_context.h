@@ -1,0 +1,18 @@
+// What the gRPC services share.
+#pragma once
+
+#include "control/blocking_call.h"
+#include "control/loop.h"
+#include "wire/baton.pb.h"
+
+namespace baton::control {
+
+struct ServiceContext {
+  Loop& loop;
+  CallGroup& calls;
+  v1::Policy policy;  // the cluster's, every field set
+  std::uint32_t lease_ms = 0;
+  std::int64_t started_wall_ms = 0;
+};
+
+}  // namespace baton::control
