@@ -1,0 +1,29 @@
+// One function per command, each in a file of its own.
+#pragma once
+
+namespace baton::cli {
+
+class Program;
+
+void add_run(Program& program);
+void add_ps(Program& program);
+void add_inspect(Program& program);
+void add_logs(Program& program);
+void add_wait(Program& program);
+void add_checkpoint(Program& program);
+void add_checkpoints(Program& program);
+void add_migrate(Program& program);
+void add_restore(Program& program);
+void add_stop(Program& program);
+void add_kill(Program& program);
+void add_rm(Program& program);
+void add_nodes(Program& program);
+void add_drain(Program& program);
+void add_cordon(Program& program);
+void add_uncordon(Program& program);
+void add_events(Program& program);
+void add_version(Program& program);
+// Hidden: for `baton up`.
+void add_await_nodes(Program& program);
+
+}  // namespace baton::cli

@@ -1,0 +1,84 @@
+// A command's conversation with the controller: calls, interruption, and following streams over a
+// restart of the controller.
+#pragma once
+
+#include <grpcpp/client_context.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "cli/cli.h"
+#include "cli/interrupt.h"
+#include "wire/baton.grpc.pb.h"
+#include "wire/status.h"
+
+namespace baton::cli {
+
+// Used by one thread. Ctrl-C ends the process as usual until catch_interrupts() is called.
+class Session {
+ public:
+  // InvalidArgument when the address is none. Connects at the first call.
+  static Result<Session> open(const std::string& address);
+
+  v1::Api::Stub& api() { return *api_; }
+  const std::string& address() const { return address_; }
+
+  // From now on Ctrl-C and SIGTERM cancel the call under way instead of ending the process.
+  void catch_interrupts() { interrupt_ = std::make_unique<Interrupt>(); }
+  bool interrupted() const { return interrupt_ && interrupt_->raised(); }
+
+  // One call that answers at once (within kQuickCallSeconds) or fails.
+  template <typename Request, typename Reply>
+  Result<Reply> call(grpc::Status (v1::Api::Stub::*method)(grpc::ClientContext*, const Request&,
+                                                           Reply*),
+                     const Request& request) {
+    return call_with(method, request, kQuickCallSeconds);
+  }
+  // One call that may take as long as it does.
+  template <typename Request, typename Reply>
+  Result<Reply> call_long(grpc::Status (v1::Api::Stub::*method)(grpc::ClientContext*,
+                                                                const Request&, Reply*),
+                          const Request& request) {
+    return call_with(method, request, 0);
+  }
+
+  // Runs `attempt` with a fresh context until it ends with anything but "the controller is away".
+  // For use after a call() that reached the controller, so that a wrong address is an error and
+  // not a wait. stderr says once that the controller is away. Cancelled when interrupted.
+  Status over_restarts(const std::function<grpc::Status(grpc::ClientContext&)>& attempt);
+
+ private:
+  static constexpr int kQuickCallSeconds = 30;
+
+  template <typename Request, typename Reply>
+  Result<Reply> call_with(grpc::Status (v1::Api::Stub::*method)(grpc::ClientContext*,
+                                                                const Request&, Reply*),
+                          const Request& request, int seconds) {
+    Reply reply;
+    BATON_CHECK(one_call(seconds, [&](grpc::ClientContext& context) {
+      return (api_.get()->*method)(&context, request, &reply);
+    }));
+    return reply;
+  }
+  Status one_call(int seconds, const std::function<grpc::Status(grpc::ClientContext&)>& call);
+  Error explain(const grpc::Status& status) const;
+
+  std::string address_;
+  std::unique_ptr<v1::Api::Stub> api_;
+  std::unique_ptr<Interrupt> interrupt_;
+};
+
+// A subcommand; the first sentence of `help` is for the list of commands, the rest for its own
+// --help, where blank lines separate paragraphs.
+CLI::App* add_command(Program& program, const char* name, const std::string& help);
+
+// Opens a session, runs `action`, prints an error as one line, and leaves the exit code in
+// `program`; `failure` is that of an error.
+void run_command(Program& program, const std::function<Result<int>(Session&)>& action,
+                 int failure = kExitFailure);
+// run_command() as the behaviour of `command`.
+void on(Program& program, CLI::App* command, std::function<Result<int>(Session&)> action);
+
+}  // namespace baton::cli
