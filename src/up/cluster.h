@@ -1,0 +1,70 @@
+// The processes of one `baton up`. Single-threaded throughout.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "sys/process.h"
+#include "up/claims.h"
+#include "up/options.h"
+#include "up/respawn.h"
+
+namespace baton::up {
+
+class Cluster {
+ public:
+  explicit Cluster(const Options& options) : options_(options) {}
+  Cluster(const Cluster&) = delete;
+  Cluster& operator=(const Cluster&) = delete;
+  // Ends every process and removes every control group, mount, link and temporary file.
+  ~Cluster();
+
+  // Starts everything. After an error the destructor cleans up.
+  Status start();
+  // Serves until SIGINT, SIGTERM or SIGHUP. An error: it did not become ready.
+  Status serve();
+
+ private:
+  struct Node {
+    std::string name;
+    std::string address;
+    std::string cgroup;  // empty: none
+    std::filesystem::path data;
+    sys::Spawned process;
+    bool up = false;
+  };
+
+  Status claim();
+  double quota() const;
+  std::filesystem::path socket() const { return data_->path() / "baton.sock"; }
+  Status start_controller();
+  Status start_node(int index);
+  Status start_waiting();
+  Status make_group(Node& node);
+  std::vector<std::string> agent_arguments(const Node& node) const;
+
+  Status on_ready_check_ended();
+  Status on_controller_ended();
+  void on_node_ended(Node& node);
+  Status write_state() const;
+  Status announce();
+  void stop_controller();
+
+  Options options_;
+  // In this order: members are destroyed from the last to the first.
+  std::optional<DataDirectory> data_;
+  std::optional<ClusterGroup> group_;
+  std::optional<DefaultSocket> default_socket_;
+  std::vector<Node> nodes_;
+  std::optional<sys::Spawned> controller_;
+  Respawn controller_respawn_;
+  std::optional<sys::Spawned> ready_check_;
+  bool ready_ = false;
+  Fd signals_;
+  Fd ready_fd_;
+};
+
+}  // namespace baton::up

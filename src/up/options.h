@@ -1,0 +1,20 @@
+// What a person asked of `baton up`.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace baton::up {
+
+struct Options {
+  int nodes = 2;
+  std::filesystem::path data;  // empty: a temporary directory, removed at the end
+  std::string lease;           // as typed; empty: the controller's default
+  double cpu_quota = 0;        // CPUs per node; 0: one, or what fits
+  std::filesystem::path policy;
+  std::filesystem::path criu;  // prefix; empty: the agent's default
+  bool no_restart = false;
+  int ready_fd = -1;
+};
+
+}  // namespace baton::up
