@@ -1,0 +1,234 @@
+"""Things break around a checkpoint: CRIU, disks, stored files, programs that CRIU refuses."""
+
+import os
+import pathlib
+import signal
+import subprocess
+
+import pytest
+
+from conftest import LEASE_MS, PROGRAMS, alive, cmdline, descendants, until
+from test_moves import LOOP, numbers
+
+
+def store(cluster):
+    """The controller's folder of checkpoints."""
+    return next(path for path in cluster.data.rglob("checkpoints")
+                if path.is_dir() and "incarnations" not in path.parts)
+
+
+def checkpoint_folder(cluster, job, number):
+    return store(cluster) / str(job["id"]) / str(number)
+
+
+@pytest.mark.parametrize("damage", ["delete", "truncate", "flip"])
+def test_a_damaged_checkpoint_is_quarantined_and_the_one_before_is_used(make_cluster, damage):
+    cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms")
+    cluster.run("loop", *LOOP, 150, 0.05, flags=["--node", "node-1", "--interval", "400ms"])
+    cluster.until_checkpoint("loop", after=1)
+    cluster.power_cut("node-1")
+    job = cluster.job("loop")
+    newest = max(int(c["number"]) for c in cluster.json("checkpoints", "loop"))
+    folder = checkpoint_folder(cluster, job, newest)
+    pages = next(folder.rglob("pages-*.img"))
+    if damage == "delete":
+        pages.unlink()
+    elif damage == "truncate":
+        os.truncate(pages, 100)
+    else:
+        with open(pages, "r+b") as file:
+            file.seek(pages.stat().st_size // 2)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 1]))
+    assert cluster.wait("loop") == 0
+    assert cluster.logs("loop") == numbers(150)
+    checkpoints = {int(c["number"]): c for c in cluster.json("checkpoints", "loop")}
+    assert checkpoints[newest]["quarantined"] and "pages" in checkpoints[newest]["quarantine_cause"]
+    assert any("quarantine" in event["kind"] for event in cluster.events("loop"))
+
+
+def test_a_checkpoint_folder_removed_by_hand(make_cluster):
+    cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms")
+    cluster.run("loop", *LOOP, 150, 0.05, flags=["--node", "node-1", "--interval", "400ms"])
+    cluster.until_checkpoint("loop", after=1)
+    cluster.power_cut("node-1")
+    newest = max(int(c["number"]) for c in cluster.json("checkpoints", "loop"))
+    subprocess.run(["rm", "-rf", checkpoint_folder(cluster, cluster.job("loop"), newest)], check=True)
+    assert cluster.wait("loop") == 0
+    assert cluster.logs("loop") == numbers(150)
+
+
+def criu_pids(cluster, node):
+    return [pid for pid in descendants(cluster.node(node)["pid"])
+            if b"swrk" in cmdline(pid)]
+
+
+def test_criu_killed_in_the_middle_of_dumps(cluster):
+    """Whatever moment CRIU dies in, the job goes on, exactly."""
+    cluster.run("loop", *LOOP, 400, 0.05, flags=["--node", "node-1", "--interval", "100ms"])
+    cluster.until_checkpoint("loop")
+    for round in range(20):
+        def kill_criu():
+            node = cluster.job("loop")["node"]  # none while it is being restored
+            for pid in criu_pids(cluster, node) if node else []:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                    return True
+                except ProcessLookupError:
+                    pass
+            return False
+        until(kill_criu, f"dump {round} is under way", every=0)
+    newest = int(cluster.job("loop")["newest_checkpoint"])
+    cluster.until_checkpoint("loop", after=newest)
+    assert cluster.wait("loop") == 0
+    assert cluster.logs("loop") == numbers(400)
+
+
+def test_a_program_that_criu_refuses_runs_on_unprotected(cluster):
+    if not (PROGRAMS / "refused").exists():
+        pytest.fail("the helper program is missing")
+    cluster.run("ring", PROGRAMS / "refused", "io_uring", flags=["--interval", "200ms"])
+    job = cluster.until_job("ring", lambda job: job.get("unprotected_cause"), "it is marked unprotected")
+    assert "io_uring" in job["unprotected_cause"]
+    assert job["state"] == "running" and not job.get("is_protected")
+    assert "UNPROTECTED" in cluster.baton("ps")
+    length = len(cluster.logs("ring"))
+    until(lambda: len(cluster.logs("ring")) > length, "it goes on")
+    assert "io_uring" in cluster.fails("migrate", "ring", "--to", "node-2")
+    assert cluster.job("ring")["state"] == "running"
+    cluster.baton("kill", "ring")
+
+
+@pytest.fixture
+def small_disk(workspace):
+    """A real little filesystem that can be filled: 400 MiB ext4 on a loop device."""
+    image, mount = workspace / "disk.img", workspace / "small"
+    mount.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(400 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+    if subprocess.run(["mount", "-o", "loop", str(image), str(mount)]).returncode != 0:
+        pytest.skip("no loop device can be mounted here")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def says_full(text):
+    return "No space left" in text or "no space left" in text or "full" in text
+
+
+def test_a_full_disk_costs_checkpoints_not_the_job(small_disk, make_cluster):
+    """Controller and agents share the small disk: both kinds of write fail while it is full."""
+    cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms", name="small/data")
+    # It says nothing while the disk is full: a write of its own would rightly fail.
+    quiet = ("import signal, sys, time\nstart = time.monotonic()\n"
+             "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('turns', turns)))\n"
+             "turns = 0\nwhile True:\n  turns += 1\n  time.sleep(0.02)\n")
+    cluster.run("loop", "/usr/bin/python3", "-u", "-c", quiet, flags=["--node", "node-1", "--interval", "200ms"])
+    cluster.until_checkpoint("loop")
+    filler = small_disk / "filler"
+    file = open(filler, "wb", buffering=0)
+
+    def fill():
+        """Takes what retention has freed since the last time, too."""
+        for size in (1 << 20, 4096):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                pass
+        return True
+    try:
+        job = cluster.until_job("loop", lambda job: fill() and says_full(job.get("last_error", "")),
+                                "the full disk is reported")
+        assert job["state"] == "running"
+        assert cluster.job("loop")["generation"] == job["generation"]
+        standing = int(job["newest_checkpoint"])
+    finally:
+        file.close()
+        filler.unlink()
+    cluster.until_checkpoint("loop", after=standing)
+    cluster.baton("migrate", "loop", "--to", "node-2")
+    cluster.baton("kill", "--signal", "TERM", "loop")
+    assert cluster.wait("loop") == 0
+    assert int(cluster.logs("loop").split()[1]) > 20
+    assert [move["cause"] for move in cluster.job("loop")["moves"]] == ["user"], "it was restarted on the way"
+
+
+@pytest.mark.parametrize("point", [
+    "agent.freeze.before_dump", "dump.frozen", "agent.upload.before_commit", "ship.before_commit",
+    "store.before_rename", "agent.freeze.before_arm", "agent.restore.before_fetch",
+    "agent.restore.before_criu", "restore.before_criu",
+])
+def test_a_migration_that_fails_leaves_the_job_where_it_was(make_cluster, workspace, point):
+    faults = workspace / "faults"
+    faults.write_text("")
+    cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms", env={"BATON_FAULTS_FILE": str(faults)})
+    cluster.run("loop", *LOOP, 120, 0.05, flags=["--node", "node-1", "--interval", "400ms"])
+    cluster.until_checkpoint("loop")
+    faults.write_text(f"{point}=errors")
+    err = cluster.fails("migrate", "loop", "--to", "node-2")
+    faults.write_text("")
+    assert "injected" in err
+    job = cluster.until_running("loop")
+    assert job["node"] == "node-1"
+    cluster.baton("migrate", "loop", "--to", "node-2")
+    assert cluster.wait("loop") == 0
+    assert cluster.logs("loop") == numbers(120)
+
+
+def test_the_target_dies_during_a_migration(make_cluster, workspace):
+    faults = workspace / "faults"
+    faults.write_text("")
+    cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms", env={"BATON_FAULTS_FILE": str(faults)})
+    cluster.run("loop", *LOOP, 120, 0.05, flags=["--node", "node-1", "--interval", "400ms"])
+    cluster.until_checkpoint("loop")
+    faults.write_text("agent.restore.before_criu=delay:60000")
+    mover = subprocess.Popen([__import__("conftest").BATON, "--controller", f"unix:{cluster.socket}", "migrate",
+                              "loop", "--to", "node-2"], stderr=subprocess.PIPE)
+    cluster.until_job("loop", lambda job: job["state"] == "migrating", "it migrates")
+    until(lambda: any(event["kind"] == "frozen" for event in cluster.events("loop")), "the source is held")
+    cluster.power_cut("node-2")
+    faults.write_text("")
+    assert mover.wait(timeout=60) != 0
+    assert cluster.until_running("loop")["node"] == "node-1"
+    assert cluster.wait("loop") == 0
+    assert cluster.logs("loop") == numbers(120)
+
+
+def test_the_source_agent_dies_while_the_job_is_held(make_cluster, workspace):
+    faults = workspace / "faults"
+    faults.write_text("")
+    cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms", env={"BATON_FAULTS_FILE": str(faults)})
+    cluster.run("loop", *LOOP, 120, 0.05, flags=["--node", "node-1", "--interval", "400ms"])
+    cluster.until_checkpoint("loop")
+    faults.write_text("agent.restore.before_criu=delay:1000")
+    mover = subprocess.Popen([__import__("conftest").BATON, "--controller", f"unix:{cluster.socket}", "migrate",
+                              "loop", "--to", "node-2"])
+    until(lambda: any(event["kind"] == "frozen" for event in cluster.events("loop")), "the source is held")
+    os.kill(cluster.agent_pid("node-1"), signal.SIGKILL)
+    faults.write_text("")
+    mover.wait(timeout=60)
+    assert cluster.wait("loop") == 0
+    assert cluster.logs("loop") == numbers(120)
+
+
+def test_a_job_that_fails_is_restarted_as_asked(cluster):
+    cluster.run("flaky", "sh", "-c", "echo try; exit 3", flags=["--restart", "scratch:2"])
+    assert cluster.wait("flaky") == 3
+    job = cluster.job("flaky")
+    assert int(job["restarts"]) == 2
+    cluster.run("steady", "sh", "-c", "echo once; exit 3")
+    assert cluster.wait("steady") == 3
+    assert int(cluster.job("steady").get("restarts", 0)) == 0
+
+
+def test_a_program_that_could_not_be_restored_is_found_in_time(cluster):
+    """A child in a mount namespace of its own: the dump succeeds, the restore can't."""
+    cluster.run("nested", "unshare", "-m", "sleep", "1000", flags=["--interval", "200ms"])
+    job = cluster.until_job("nested", lambda job: job.get("unprotected_cause"), "the preflight says so")
+    assert job["state"] == "running"
+    cluster.fails("migrate", "nested", "--to", "node-2")
+    assert cluster.job("nested")["state"] == "running"
+    cluster.baton("kill", "nested")
