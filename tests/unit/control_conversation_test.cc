@@ -17,7 +17,6 @@ TEST_F(ControllerTest, MigrationMovesAJobWithItsOutput) {
   one.attach();
   two.attach();
   auto id = run_on(one, spec("loop", "node-1"));
-  await_state("loop", v1::JOB_RUNNING);
   ASSERT_EQ(*one.ship(id, 1, 0, "0\n1\n"), 4u);
 
   auto moved = migrate("loop", "node-2");
@@ -66,7 +65,6 @@ TEST_F(ControllerTest, AFailedRestoreLeavesTheJobAtItsSource) {
   one.attach();
   two.attach();
   auto id = run_on(one, spec("loop", "node-1"));
-  await_state("loop", v1::JOB_RUNNING);
   auto moved = migrate("loop", "node-2");
   auto freeze = one.next_order();
   ASSERT_TRUE(freeze.has_freeze());
@@ -147,7 +145,6 @@ TEST_F(ControllerTest, ADamagedCheckpointIsNamedQuarantinedAndTheOneBeforeIsTrie
   ASSERT_OK(one.enroll());
   one.attach();
   auto id = run_on(one, spec("loop"));
-  await_state("loop", v1::JOB_RUNNING);
   auto first = one.upload(id, 1, 0, {{"images/a.img", "one"}});
   auto second = one.upload(id, 1, 0, {{"images/a.img", "two"}});
   ASSERT_TRUE(first && second);
@@ -195,7 +192,6 @@ TEST_F(ControllerTest, OldCheckpointsGoAndNumbersAreNeverUsedAgain) {
   ASSERT_OK(one.enroll());
   one.attach();
   auto id = run_on(one, spec("loop"));
-  await_state("loop", v1::JOB_RUNNING);
   for (std::uint64_t number = 1; number <= 4; ++number)
     ASSERT_EQ(*one.upload(id, 1, 0, {{"f", std::to_string(number)}}), number);
   auto list = call(&v1::Api::Stub::ListCheckpoints, ref("loop"));
@@ -263,7 +259,6 @@ TEST_F(ControllerTest, RemovingAJobRemovesItsCheckpointsAndOutput) {
   ASSERT_OK(one.enroll());
   one.attach();
   auto id = run_on(one, spec("loop"));
-  await_state("loop", v1::JOB_RUNNING);
   ASSERT_OK(one.upload(id, 1, 0, {{"f", "x"}}));
   EXPECT_EQ(call(&v1::Api::Stub::Remove, ref("loop")).error().code(),
             ErrorCode::FailedPrecondition);
@@ -281,7 +276,6 @@ TEST_F(ControllerTest, StopsQuicklyWithFollowersWaitersAndHalfAnUpload) {
   ASSERT_OK(one.enroll());
   one.attach();
   auto id = run_on(one, spec("loop"));
-  await_state("loop", v1::JOB_RUNNING);
   grpc::ClientContext upload_context;
   v1::UploadReply upload_reply;
   auto upload = one.stub().UploadCheckpoint(&upload_context, &upload_reply);

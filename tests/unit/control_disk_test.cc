@@ -54,7 +54,6 @@ TEST_F(UnsavedTest, ACheckpointThatCantBeRecordedIsNotAcknowledged) {
   ASSERT_OK(one.enroll());
   one.attach();
   auto id = run_on(one, spec("loop"));
-  await_state("loop", v1::JOB_RUNNING);
   ASSERT_OK(one.upload(id, 1, 0, {{"f", "1"}}));
   arm("ship.before_commit=errors");
   EXPECT_FALSE(one.upload(id, 1, 0, {{"f", "2"}}));

@@ -113,6 +113,7 @@ class ControllerTest : public testing::Test {
     EXPECT_TRUE(order.has_start()) << order.ShortDebugString();
     EXPECT_EQ(order.start().job_id(), job->id());
     agent.answer(order);
+    await_state(job->spec().name(), v1::JOB_RUNNING);  // the answer travels by a stream of its own
     return job->id();
   }
   // Waits for a state, which events announce without polling.
