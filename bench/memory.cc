@@ -15,6 +15,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "agent/engine/memory_save.h"
 #include "agent/engine/tracker.h"
 #include "base/clock.h"
 #include "sys/file.h"
@@ -108,7 +109,7 @@ double ms_since(std::int64_t& from_ns) {
 
 Result<json> measure(const Options& options, const fs::path& folder) {
   BATON_TRY(auto workload, Workload::start(options, folder));
-  BATON_TRY(auto tracker, Tracker::create({.store_directory = folder}));
+  BATON_TRY(auto tracker, Tracker::create({.packs_directory = folder / "packs"}));
   const pid_t pids[] = {workload.pid()};
   json samples = json::array();
   for (int i = 0; i <= options.count; ++i) {
@@ -130,8 +131,12 @@ Result<json> measure(const Options& options, const fs::path& folder) {
     sample["all_pages"] = memory->front().pages.pages();
     at_ns = boot_time_ns();
     BATON_CHECK(tracker->settle());
-    BATON_CHECK(tracker->trim(*memory));
     sample["settle_ms"] = ms_since(at_ns);
+    fs::path checkpoint = folder / "checkpoint";
+    BATON_TRY(auto saved, tracker->save(*memory, {{pids[0], pids[0]}}, checkpoint, true));
+    sample["save_ms"] = ms_since(at_ns);
+    sample["new_bytes"] = saved.new_bytes;
+    BATON_CHECK(sys::remove_tree(checkpoint));
     samples.push_back(sample);
     std::this_thread::sleep_for(std::chrono::milliseconds(options.interval_ms));
   }
@@ -167,7 +172,7 @@ int main(int argc, char** argv) {
                  {"interval_ms", options.interval_ms},
                  {"first", samples->front()}};
   for (const char* figure :
-       {"refresh_ms", "precopy_ms", "stop_ms", "copy_rest_ms", "settle_ms", "rest_pages"})
+       {"refresh_ms", "precopy_ms", "stop_ms", "copy_rest_ms", "settle_ms", "save_ms", "rest_pages", "new_bytes"})
     report["median"][figure] = median(*samples, figure);
   fmt::print("{}\n", report.dump(2));
   report["samples"] = *samples;

@@ -38,9 +38,10 @@ class GrpcControllerLink : public ControllerLink {
 
   Result<Download> download(const pb::DownloadRequest& request,
                             const std::filesystem::path& directory,
+                            const std::filesystem::path& reuse,
                             const std::function<bool(const pb::Checkpoint&)>& have_it,
                             CancelToken& cancel) override {
-    return download_checkpoint(*stub_, request, directory, have_it, cancel);
+    return download_checkpoint(*stub_, request, directory, reuse, have_it, cancel);
   }
 
   Status report_exit(const pb::ExitReport& report, CancelToken& cancel) override {

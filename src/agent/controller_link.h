@@ -42,7 +42,8 @@ class ControllerLink {
                                       const std::atomic<bool>& superseded, CancelToken& cancel) = 0;
 
   // Fetches a checkpoint into `directory` (made by this call), verified. When `have_it` says of
-  // its description that the node has it already, nothing is fetched and no directory made.
+  // its description that the node has it already, nothing is fetched and no directory made. Shared
+  // files that the request says we have are linked from the checkpoint's directory `reuse`.
   struct Download {
     pb::Checkpoint info;
     std::vector<store::StoredFile> files;
@@ -50,6 +51,7 @@ class ControllerLink {
   };
   virtual Result<Download> download(const pb::DownloadRequest& request,
                                     const std::filesystem::path& directory,
+                                    const std::filesystem::path& reuse,
                                     const std::function<bool(const pb::Checkpoint&)>& have_it,
                                     CancelToken& cancel) = 0;
 

@@ -26,6 +26,8 @@ pb::Checkpoint Incarnation::describe(const CheckpointInfo& info, const char* cau
   result.set_generation(generation().value);
   result.set_taken_wall_ms(wall_time_ms());
   result.set_size_bytes(info.size_bytes);
+  result.set_memory_bytes(info.memory_bytes);
+  result.set_memory(info.memory);
   result.set_output_bytes(info.output_bytes);
   result.set_frozen_ms(to_ms(info.frozen_us));
   result.set_total_ms(to_ms(info.total_us));
@@ -143,9 +145,9 @@ void Incarnation::finish_shipment(bool supersede) {
 void Incarnation::committed(Shipment& shipment, bool may_preflight) {
   const CheckpointNumber number = shipment.result->number;
   shipment.description.set_number(number.value);
-  spdlog::info("{}: checkpoint {} ({}) shipped, {} KiB, {} processes, frozen {:.1f} ms", name(),
-               number, shipment.description.cause(), shipment.info.size_bytes >> 10,
-               shipment.info.process_count, to_ms(shipment.info.frozen_us));
+  spdlog::info("{}: checkpoint {} ({}) shipped, {} KiB, {} processes, frozen {:.1f} ms, memory {}",
+               name(), number, shipment.description.cause(), shipment.info.size_bytes >> 10,
+               shipment.info.process_count, to_ms(shipment.info.frozen_us), shipment.info.memory);
   output_->set_safe(shipment.info.output_bytes);
   if (shipment.order_id) {
     pb::OrderResult result;

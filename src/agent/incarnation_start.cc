@@ -133,11 +133,16 @@ Result<std::shared_ptr<LocalCopy>> Incarnation::fetch(CheckpointNumber number, d
   request.set_generation(generation().value);
   request.set_checkpoint(number.value);
   auto copy = node_.copies.find(job());
+  std::set<std::string> whole;
+  if (copy) whole = copy->whole_shared_files();
+  request.mutable_have_xxh3_128()->Assign(whole.begin(), whole.end());
   auto have_it = [&](const pb::Checkpoint& info) {
-    return copy && same_checkpoint(copy->info(), info) && copy->verify();
+    return copy && same_checkpoint(copy->info(), info) && copy->verify(whole);
   };
   BATON_CHECK(fault("agent.restore.before_fetch"));
-  auto download = node_.controller.download(request, record_.restore(), have_it, cancel_);
+  auto download =
+      node_.controller.download(request, record_.restore(),
+                                copy ? copy->directory() : std::filesystem::path(), have_it, cancel_);
   if (!download)
     return fail(std::move(download).error().context(fmt::format("fetch checkpoint {}", number)));
   if (download->fetched) {

@@ -44,8 +44,19 @@ LocalCopy::~LocalCopy() {
     spdlog::warn("remove a superseded local copy: {}", status.error().message());
 }
 
-Status LocalCopy::verify() const {
+std::set<std::string> LocalCopy::whole_shared_files() const {
+  std::set<std::string> whole;
   for (const auto& file : files_) {
+    if (store::shared_file_hash(file.path).empty()) continue;
+    auto hash = store::hash_file(directory() / file.path);
+    if (hash && *hash == file.xxh3_128) whole.insert(*hash);
+  }
+  return whole;
+}
+
+Status LocalCopy::verify(const std::set<std::string>& whole) const {
+  for (const auto& file : files_) {
+    if (whole.contains(std::string(store::shared_file_hash(file.path)))) continue;
     auto hash = store::hash_file(directory() / file.path);
     if (!hash || *hash != file.xxh3_128)
       return fail(ErrorCode::Damaged,

@@ -34,8 +34,11 @@ class LocalCopy {
 
   std::filesystem::path directory() const { return folder_ / "checkpoint"; }
   const pb::Checkpoint& info() const { return info_; }
-  // Reads everything. Damaged: names the first file that is missing or differs.
-  Status verify() const;
+  // The hashes of those of its shared files that are here and whole; reads them.
+  std::set<std::string> whole_shared_files() const;
+  // Reads everything but the shared files in `whole`. Damaged: names the first file that is missing
+  // or differs.
+  Status verify(const std::set<std::string>& whole = {}) const;
   void discard() { discarded_ = true; }
 
  private:

@@ -79,9 +79,10 @@ void Preflight::cancel() {
 
 Status Preflight::check_memory() const {
   const std::uint64_t free = node_.memory_free_bytes();
-  if (copy_->info().size_bytes() < free / 2) return {};
+  const std::uint64_t needed = copy_->info().size_bytes() + copy_->info().memory_bytes();
+  if (needed < free / 2) return {};
   return fail(ErrorCode::Unfit, fmt::format("not tried: a checkpoint of {} MiB, {} MiB free here",
-                                            copy_->info().size_bytes() >> 20, free >> 20));
+                                            needed >> 20, free >> 20));
 }
 
 Status Preflight::cover_volumes(SandboxSpec& spec) {

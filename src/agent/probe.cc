@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "criu/session.h"
 #include "sys/file.h"
+#include "sys/userfaultfd.h"
 #include "sys/mounts.h"
 
 namespace baton::agent {
@@ -227,7 +228,7 @@ Result<ProbeReport> probe_criu(const fs::path& prefix, const fs::path& work) {
   auto as_root = as_user ? Status{} : probe.run("");
   if (!as_root) return failed(as_root.error().message());
   report.ok = true;
-  report.tier = "full";
+  report.tier = sys::probe_tracking().available ? "tracked" : "full";
   report.abilities = {"tcp", "threads"};
   if (as_user)
     report.abilities.insert(report.abilities.begin(), "other-users");

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <set>
 
@@ -63,15 +65,15 @@ class Uploader {
 
  private:
   Status ask_missing(const std::vector<store::StoredFile>& files) {
-    pb::HasBaseFilesRequest request;
+    pb::HasSharedFilesRequest request;
     for (const auto& file : files)
-      if (auto hash = store::base_file_hash(file.path); !hash.empty())
+      if (auto hash = store::shared_file_hash(file.path); !hash.empty())
         request.add_xxh3_128(std::string(hash));
     if (request.xxh3_128_size() == 0) return {};
     grpc::ClientContext context;
     CancellableCall guard(cancel_, context);
-    pb::HasBaseFilesReply reply;
-    BATON_CHECK(wire::check(stub_.HasBaseFiles(&context, request, &reply)));
+    pb::HasSharedFilesReply reply;
+    BATON_CHECK(wire::check(stub_.HasSharedFiles(&context, request, &reply)));
     in_store_.insert(request.xxh3_128().begin(), request.xxh3_128().end());
     for (const auto& hash : reply.missing()) in_store_.erase(hash);
     return {};
@@ -94,7 +96,7 @@ class Uploader {
     part.set_path(file.path);
     part.set_size(file.size);
     part.set_mode(file.mode);
-    const std::string hash(store::base_file_hash(file.path));
+    const std::string hash(store::shared_file_hash(file.path));
     if (in_store_.contains(hash)) {
       file.xxh3_128 = hash;
       part.set_xxh3_128(hash);
@@ -142,7 +144,8 @@ class Uploader {
 
 class Downloader {
  public:
-  explicit Downloader(const fs::path& directory) : directory_(directory) {}
+  Downloader(const fs::path& directory, const fs::path& reuse)
+      : directory_(directory), reuse_(reuse) {}
 
   Status begin() {
     BATON_CHECK(sys::remove_tree(directory_));
@@ -150,6 +153,7 @@ class Downloader {
   }
 
   Status take(const pb::FilePart& part) {
+    if (part.in_store()) return reuse(part);
     if (!part.path().empty()) BATON_CHECK(open(part));
     if (!file_.valid()) return fail(ErrorCode::Damaged, "bytes without a file");
     BATON_CHECK_CTX(sys::write_all(file_.get(), part.data()), current_.path);
@@ -181,7 +185,20 @@ class Downloader {
     return {};
   }
 
+  // Announced without bytes because we said that we have it.
+  Status reuse(const pb::FilePart& part) {
+    if (file_.valid()) return fail(ErrorCode::Damaged, fmt::format("{}: cut off", current_.path));
+    BATON_CHECK(store::check_path(part.path()));
+    const fs::path path = directory_ / part.path();
+    BATON_CHECK(sys::make_directories(path.parent_path(), 0700));
+    if (::link((reuse_ / part.path()).c_str(), path.c_str()) != 0)
+      return fail_errno(fmt::format("link {}", path.string()));
+    files_.push_back({part.path(), part.size(), part.mode(), part.xxh3_128()});
+    return {};
+  }
+
   const fs::path& directory_;
+  const fs::path& reuse_;
   std::vector<store::StoredFile> files_;
   store::StoredFile current_;
   Fd file_;
@@ -199,9 +216,10 @@ Result<UploadResult> upload_checkpoint(pb::Cluster::Stub& stub, const pb::Upload
 
 Result<ControllerLink::Download> download_checkpoint(
     pb::Cluster::Stub& stub, const pb::DownloadRequest& request, const fs::path& directory,
-    const std::function<bool(const pb::Checkpoint&)>& have_it, CancelToken& cancel) {
+    const fs::path& reuse, const std::function<bool(const pb::Checkpoint&)>& have_it,
+    CancelToken& cancel) {
   ControllerLink::Download result;
-  Downloader files(directory);
+  Downloader files(directory, reuse);
   grpc::ClientContext context;
   CancellableCall guard(cancel, context);
   auto stream = stub.DownloadCheckpoint(&context, request);

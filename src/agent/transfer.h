@@ -11,7 +11,7 @@ Result<UploadResult> upload_checkpoint(pb::Cluster::Stub& stub, const pb::Upload
 
 Result<ControllerLink::Download> download_checkpoint(
     pb::Cluster::Stub& stub, const pb::DownloadRequest& request,
-    const std::filesystem::path& directory,
+    const std::filesystem::path& directory, const std::filesystem::path& reuse,
     const std::function<bool(const pb::Checkpoint&)>& have_it, CancelToken& cancel);
 
 }  // namespace baton::agent

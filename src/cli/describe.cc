@@ -68,11 +68,11 @@ std::string moves_table(const v1::Job& job) {
 
 std::string checkpoints_table(const v1::ListCheckpointsReply& list) {
   const std::int64_t now = wall_time_ms();
-  Table table({"NUMBER", "TAKEN", "NODE", "CAUSE", "SIZE", "FROZEN", "TOTAL", "PROCESSES",
+  Table table({"NUMBER", "TAKEN", "NODE", "CAUSE", "SIZE", "NEW", "FROZEN", "TOTAL", "PROCESSES",
                "THREADS", "STATUS"});
   for (const v1::Checkpoint& checkpoint : list.checkpoints())
     table.add({std::to_string(checkpoint.number()), format_ago(checkpoint.taken_wall_ms(), now),
-               checkpoint.node(), checkpoint.cause(), format_size(checkpoint.size_bytes()),
+               checkpoint.node(), checkpoint.cause(), format_size(checkpoint.size_bytes()), format_size(checkpoint.new_bytes()),
                format_duration_ms(checkpoint.frozen_ms()),
                format_duration_ms(checkpoint.total_ms()), std::to_string(checkpoint.processes()),
                std::to_string(checkpoint.threads()),

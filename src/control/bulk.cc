@@ -17,7 +17,7 @@ namespace {
 constexpr std::size_t kKeptQuarantined = 2;
 
 Status take_file(store::Upload& upload, const v1::FilePart& part) {
-  if (part.in_store()) return upload.link_base_file(part.path(), part.size(), part.mode());
+  if (part.in_store()) return upload.link_shared_file(part.path(), part.size(), part.mode());
   if (!part.path().empty()) BATON_CHECK(upload.begin_file(part.path(), part.size(), part.mode()));
   if (!part.data().empty()) BATON_CHECK(upload.write(part.data()));
   return part.last() ? upload.end_file(part.xxh3_128()) : Status();
@@ -99,6 +99,7 @@ Result<CheckpointNumber> Bulk::commit(store::Upload& upload, const v1::UploadHea
   info.set_job_id(job.value);
   info.set_generation(header.generation());
   info.set_size_bytes(upload.total_bytes());
+  info.set_new_bytes(upload.new_bytes());
   info.clear_quarantined();
   info.clear_quarantine_cause();
   if (info.taken_wall_ms() == 0) info.set_taken_wall_ms(wall_time_ms());
@@ -181,15 +182,15 @@ Status Bulk::download(const v1::DownloadRequest& request,
   };
   BATON_TRY(auto reader, context_.loop.stores().checkpoints.open_reader(job, number));
   BATON_CHECK(send(part));
-  const std::set<std::string> only(request.only().begin(), request.only().end());
+  const std::set<std::string, std::less<>> have(request.have_xxh3_128().begin(),
+                                                request.have_xxh3_128().end());
   for (const auto& file : reader->manifest().files) {
-    if (!only.empty() && !only.contains(file.path)) continue;
     v1::FilePart& out = *part.mutable_file();
     out.Clear();
     out.set_path(file.path);
     out.set_size(file.size);
     out.set_mode(file.mode);
-    if (request.skip_base_files() && !store::base_file_hash(file.path).empty()) {
+    if (have.contains(store::shared_file_hash(file.path))) {
       out.set_xxh3_128(file.xxh3_128);
       out.set_in_store(true);
       out.set_last(true);

@@ -155,10 +155,10 @@ grpc::Status ClusterService::ShipOutput(grpc::ServerContext*, const v1::OutputCh
   return grpc::Status::OK;
 }
 
-grpc::Status ClusterService::HasBaseFiles(grpc::ServerContext*,
-                                          const v1::HasBaseFilesRequest* request,
-                                          v1::HasBaseFilesReply* reply) {
-  auto missing = context_.loop.stores().checkpoints.missing_base_files(
+grpc::Status ClusterService::HasSharedFiles(grpc::ServerContext*,
+                                          const v1::HasSharedFilesRequest* request,
+                                          v1::HasSharedFilesReply* reply) {
+  auto missing = context_.loop.stores().checkpoints.missing_shared_files(
       {request->xxh3_128().begin(), request->xxh3_128().end()});
   for (auto& hash : missing) reply->add_missing(std::move(hash));
   return grpc::Status::OK;

@@ -20,8 +20,8 @@ class ClusterService final : public v1::Cluster::Service {
                       grpc::ServerReaderWriter<v1::Order, v1::AgentMessage>* stream) override;
   grpc::Status ShipOutput(grpc::ServerContext* call, const v1::OutputChunk* request,
                           v1::OutputReply* reply) override;
-  grpc::Status HasBaseFiles(grpc::ServerContext* call, const v1::HasBaseFilesRequest* request,
-                            v1::HasBaseFilesReply* reply) override;
+  grpc::Status HasSharedFiles(grpc::ServerContext* call, const v1::HasSharedFilesRequest* request,
+                            v1::HasSharedFilesReply* reply) override;
   grpc::Status UploadCheckpoint(grpc::ServerContext* call,
                                 grpc::ServerReader<v1::UploadPart>* stream,
                                 v1::UploadReply* reply) override;

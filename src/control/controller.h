@@ -1,6 +1,6 @@
 // The controller as a whole: its data directory, its state and its servers.
 //
-//   DATA/state.db  DATA/checkpoints/  DATA/base-files/  DATA/logs/  DATA/baton.sock  DATA/lock
+//   DATA/state.db  DATA/checkpoints/  DATA/shared/  DATA/logs/  DATA/baton.sock  DATA/lock
 #pragma once
 
 #include <grpcpp/server.h>

@@ -103,13 +103,13 @@ v1::Job State::job_view(JobId id) const {
     job.set_node(record->attempt->node.value);
     job.set_generation(record->attempt->generation.value);
   }
-  if (auto node = nodes.find(NodeId(job.node())); node != nodes.end())
-    job.set_tier(node->second.facts.tier());
   if (record->exit_code) job.set_exit_code(*record->exit_code);
   job.set_is_protected(record->is_protected);
   job.set_unprotected_cause(record->unprotected_cause);
-  for (const auto& [number, info] : entry->second.checkpoints)
+  for (const auto& [number, info] : entry->second.checkpoints) {
     if (!info.quarantined()) job.set_newest_checkpoint(number.value);
+    job.set_tier(info.memory());
+  }
   job.set_checkpoint_count(static_cast<std::uint32_t>(entry->second.checkpoints.size()));
   job.set_submitted_wall_ms(entry->second.submitted_wall_ms);
   job.set_ended_wall_ms(entry->second.ended_wall_ms);

@@ -14,6 +14,7 @@ namespace baton::store {
 namespace {
 
 constexpr const char* kIncoming = ".incoming";
+constexpr const char* kShared = "shared";
 constexpr std::uint64_t kMaxManifestBytes = 64u << 20;
 
 std::optional<std::uint64_t> parse_number(const std::string& name) {
@@ -43,14 +44,14 @@ Result<std::unique_ptr<CheckpointStore>> CheckpointStore::open(const fs::path& r
   std::unique_ptr<CheckpointStore> store(new CheckpointStore(root, std::move(options)));
   BATON_CHECK(sys::remove_tree(root / "checkpoints" / kIncoming));
   BATON_CHECK(sys::make_directories(root / "checkpoints" / kIncoming, 0700));
-  BATON_CHECK(sys::make_directories(root / kBaseFilesFolder, 0700));
+  BATON_CHECK(sys::make_directories(root / kShared, 0700));
   std::vector<std::string> shared;
   std::error_code error;
-  for (fs::directory_iterator entry(root / kBaseFilesFolder, error), end; !error && entry != end;
+  for (fs::directory_iterator entry(root / kShared, error), end; !error && entry != end;
        entry.increment(error))
     shared.push_back(entry->path().filename().string());
   if (error) return fail_errno(fmt::format("read {}", root.string()), error.value());
-  BATON_CHECK(store->collect_base_files(shared));
+  BATON_CHECK(store->collect_shared_files(shared));
   BATON_CHECK(sys::sync_directory(root));
   return store;
 }
@@ -68,19 +69,19 @@ fs::path CheckpointStore::incoming_directory() {
   return root_ / "checkpoints" / kIncoming / fmt::to_string(next_incoming_++);
 }
 
-fs::path CheckpointStore::shared_base_file(std::string_view hash) const {
-  return root_ / kBaseFilesFolder / hash;
+fs::path CheckpointStore::shared_file(std::string_view hash) const {
+  return root_ / kShared / hash;
 }
 
 void CheckpointStore::observe(std::string_view step, const fs::path& path) const {
   if (options_.observer) options_.observer(step, path);
 }
 
-std::vector<std::string> CheckpointStore::missing_base_files(
+std::vector<std::string> CheckpointStore::missing_shared_files(
     const std::vector<std::string>& hashes) const {
   std::vector<std::string> missing;
   for (const auto& hash : hashes)
-    if (!is_hash(hash) || ::access(shared_base_file(hash).c_str(), F_OK) != 0)
+    if (!is_hash(hash) || ::access(shared_file(hash).c_str(), F_OK) != 0)
       missing.push_back(hash);
   return missing;
 }
@@ -145,18 +146,20 @@ Status CheckpointStore::remove(JobId job, CheckpointNumber number) {
 
 Status CheckpointStore::remove_now(const Key& key) {
   fs::path path = directory(key.first, key.second);
-  std::vector<std::string> base_files;
-  std::error_code ignored;
-  for (fs::directory_iterator entry(path / kBaseFilesFolder, ignored), end;
-       !ignored && entry != end; entry.increment(ignored))
-    base_files.push_back(entry->path().filename().string());
+  std::vector<std::string> shared;
+  for (const char* folder : kSharedFolders) {
+    std::error_code ignored;
+    for (fs::directory_iterator entry(path / folder, ignored), end; !ignored && entry != end;
+         entry.increment(ignored))
+      shared.push_back(entry->path().filename().string());
+  }
   fs::path aside = incoming_directory();
   if (::rename(path.c_str(), aside.c_str()) != 0) {
     if (errno == ENOENT) return {};
     return fail_errno(fmt::format("remove {}", path.string()));
   }
   BATON_CHECK(sys::remove_tree(aside));
-  return collect_base_files(base_files);
+  return collect_shared_files(shared);
 }
 
 Status CheckpointStore::remove_job(JobId job) {
@@ -170,11 +173,11 @@ Status CheckpointStore::remove_job(JobId job) {
   return {};
 }
 
-// A base file that no checkpoint links to any more has one link left: ours.
-Status CheckpointStore::collect_base_files(const std::vector<std::string>& hashes) {
+// A file that no checkpoint links to any more has one link left: ours.
+Status CheckpointStore::collect_shared_files(const std::vector<std::string>& hashes) {
   std::lock_guard lock(mutex_);
   for (const auto& hash : hashes) {
-    fs::path shared = shared_base_file(hash);
+    fs::path shared = shared_file(hash);
     struct stat info {};
     if (::lstat(shared.c_str(), &info) != 0 || info.st_nlink > 1) continue;
     if (::unlink(shared.c_str()) != 0 && errno != ENOENT)
@@ -213,9 +216,9 @@ Error Reader::damaged(std::string_view path, std::string_view why) const {
 
 Status Reader::read(const StoredFile& file, std::size_t part_bytes, const Sink& sink) const {
   auto fail_damaged = [&](std::string_view why) -> Status {
-    // A shared base file that went bad must not spread to the next checkpoint.
-    if (auto hash = base_file_hash(file.path); !hash.empty())
-      ::unlink(store_.shared_base_file(hash).c_str());
+    // A shared file that went bad must not spread to the next checkpoint.
+    if (auto hash = shared_file_hash(file.path); !hash.empty())
+      ::unlink(store_.shared_file(hash).c_str());
     return fail(damaged(file.path, why));
   };
   auto fd = sys::open_file(directory_ / file.path, O_RDONLY | O_NOFOLLOW);

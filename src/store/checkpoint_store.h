@@ -2,7 +2,7 @@
 //
 //   ROOT/checkpoints/<job>/<number>/      files as they were uploaded, and manifest.json
 //   ROOT/checkpoints/.incoming/<n>/       uploads under way and removals; emptied by open()
-//   ROOT/base-files/<xxh3_128>            hard links to the base-files/ of all checkpoints
+//   ROOT/shared/<xxh3_128>                hard links to the base-files/ and packs/ of all checkpoints
 //
 // Publishing: every file fsynced, every folder fsynced, the manifest durable, the directory
 // renamed to its number, its parent fsynced. A directory under its number is therefore whole; it
@@ -44,7 +44,7 @@ class CheckpointStore {
                                                        StoreOptions options = {});
 
   // Those of `hashes` that have to be sent.
-  std::vector<std::string> missing_base_files(const std::vector<std::string>& hashes) const;
+  std::vector<std::string> missing_shared_files(const std::vector<std::string>& hashes) const;
 
   Result<std::unique_ptr<Upload>> begin_upload(JobId job);
 
@@ -72,10 +72,10 @@ class CheckpointStore {
   CheckpointStore(fs::path root, StoreOptions options);
   fs::path job_directory(JobId job) const;
   fs::path incoming_directory();
-  fs::path shared_base_file(std::string_view hash) const;
+  fs::path shared_file(std::string_view hash) const;
   void observe(std::string_view step, const fs::path& path) const;
   Status remove_now(const Key& key);
-  Status collect_base_files(const std::vector<std::string>& hashes);
+  Status collect_shared_files(const std::vector<std::string>& hashes);
   void unpin(const Key& key);
 
   const fs::path root_;

@@ -103,11 +103,15 @@ Status check_path(std::string_view path) {
   return {};
 }
 
-std::string_view base_file_hash(std::string_view path) {
-  std::string_view folder(kBaseFilesFolder);
-  if (!path.starts_with(folder) || path.size() <= folder.size() + 1 || path[folder.size()] != '/')
-    return {};
-  std::string_view name = path.substr(folder.size() + 1);
+bool in_shared_folder(std::string_view path) {
+  return std::ranges::any_of(kSharedFolders, [&](std::string_view folder) {
+    return path.starts_with(folder) && path.size() > folder.size() && path[folder.size()] == '/';
+  });
+}
+
+std::string_view shared_file_hash(std::string_view path) {
+  if (!in_shared_folder(path)) return {};
+  std::string_view name = path.substr(path.find('/') + 1);
   return is_hash(name) ? name : std::string_view();
 }
 

@@ -41,9 +41,9 @@ Status Upload::check_new(const std::string& path, std::uint64_t size) {
                 fmt::format("a checkpoint has at most {} files", kMaxFiles));
   if (size > kMaxFileBytes)
     return fail(ErrorCode::InvalidArgument, fmt::format("{}: size {} is absurd", path, size));
-  if (path.starts_with(std::string(kBaseFilesFolder) + "/") && base_file_hash(path).empty())
+  if (in_shared_folder(path) && shared_file_hash(path).empty())
     return fail(ErrorCode::InvalidArgument,
-                fmt::format("{}: a base file is named by its content's hash", path));
+                fmt::format("{}: such a file is named by its content's hash", path));
   if (!paths_.insert(path).second)
     return fail(ErrorCode::InvalidArgument, fmt::format("{} came twice", path));
   return make_parents(path);
@@ -79,6 +79,7 @@ Status Upload::write(std::string_view data) {
   BATON_CHECK_CTX(sys::write_all(current_.get(), data), fmt::format("store {}", file.path));
   hasher_.update(data);
   written_ += data.size();
+  new_bytes_ += data.size();
   return {};
 }
 
@@ -91,19 +92,19 @@ Status Upload::end_file(const std::string& xxh3_128) {
   file.xxh3_128 = hasher_.hex();
   if (file.xxh3_128 != xxh3_128)
     return fail(ErrorCode::Damaged, fmt::format("{} arrived with a wrong checksum", file.path));
-  auto base = base_file_hash(file.path);
+  auto base = shared_file_hash(file.path);
   if (!base.empty() && base != xxh3_128)
     return fail(ErrorCode::Damaged, fmt::format("{} has another content's hash", file.path));
   enqueue_sync({std::move(current_), directory_ / file.path});
   return {};
 }
 
-Status Upload::link_base_file(const std::string& path, std::uint64_t size, std::uint32_t mode) {
+Status Upload::link_shared_file(const std::string& path, std::uint64_t size, std::uint32_t mode) {
   BATON_CHECK(check_new(path, size));
-  std::string hash(base_file_hash(path));
+  std::string hash(shared_file_hash(path));
   if (hash.empty())
-    return fail(ErrorCode::InvalidArgument, fmt::format("{} is not a base file", path));
-  fs::path shared = store_.shared_base_file(hash);
+    return fail(ErrorCode::InvalidArgument, fmt::format("{} is not a file that checkpoints share", path));
+  fs::path shared = store_.shared_file(hash);
   if (::link(shared.c_str(), (directory_ / path).c_str()) != 0) {
     if (errno != ENOENT) return fail_errno(fmt::format("link {}", shared.string()));
     return fail(ErrorCode::NotFound, fmt::format("{} is not in the store: send it", path));
@@ -161,11 +162,11 @@ Status Upload::sync_folders() {
 }
 
 // Best effort: a file that isn't shared is merely sent again with the next checkpoint.
-void Upload::share_base_files() {
+void Upload::publish_shared_files() {
   for (const auto& file : files_) {
-    auto hash = base_file_hash(file.path);
+    auto hash = shared_file_hash(file.path);
     if (!hash.empty())
-      (void)::link((directory_ / file.path).c_str(), store_.shared_base_file(hash).c_str());
+      (void)::link((directory_ / file.path).c_str(), store_.shared_file(hash).c_str());
   }
 }
 
@@ -186,7 +187,7 @@ Status Upload::publish(CheckpointNumber number, const std::string& info_json) {
   store_.observe("sync-file", directory_ / kManifestName);
   BATON_CHECK(sync_folders());
   BATON_CHECK(fault("store.before_rename"));
-  share_base_files();
+  publish_shared_files();
   fs::path folder = store_.job_directory(job_);
   BATON_CHECK(sys::make_directories(folder, 0700));
   fs::path target = store_.directory(job_, number);

@@ -1,6 +1,6 @@
 // A checkpoint on its way into the store. Files come one after the other:
 //
-//   begin_file(); write()…; end_file();   or   link_base_file();   …   publish()
+//   begin_file(); write()…; end_file();   or   link_shared_file();   …   publish()
 //
 // Destroying it before publish() has succeeded removes every trace. Files are fsynced by threads
 // of its own while the next ones arrive.
@@ -29,14 +29,16 @@ class Upload {
   Status write(std::string_view data);
   // Damaged when size or hash is not what was announced: it broke on its way.
   Status end_file(const std::string& xxh3_128);
-  // `path` is base-files/<hash> and the store has it. NotFound: it has not (any more); send it.
-  Status link_base_file(const std::string& path, std::uint64_t size, std::uint32_t mode);
+  // `path` names a shared file (see manifest.h) and the store has it. NotFound: it has not (any more); send it.
+  Status link_shared_file(const std::string& path, std::uint64_t size, std::uint32_t mode);
 
   // Returns when the checkpoint is durable under `number`. `info_json`: a JSON object.
   Status publish(CheckpointNumber number, const std::string& info_json);
 
   // Of all files, those that were only linked included.
   std::uint64_t total_bytes() const;
+  // Of those that were sent.
+  std::uint64_t new_bytes() const { return new_bytes_; }
 
  private:
   friend class CheckpointStore;
@@ -52,7 +54,7 @@ class Upload {
   void sync_loop();
   Status wait_synced();
   Status sync_folders();
-  void share_base_files();
+  void publish_shared_files();
 
   CheckpointStore& store_;
   const JobId job_;
@@ -64,6 +66,7 @@ class Upload {
   Fd current_;
   Hasher hasher_;
   std::uint64_t written_ = 0;
+  std::uint64_t new_bytes_ = 0;
 
   std::mutex mutex_;
   std::condition_variable changed_;

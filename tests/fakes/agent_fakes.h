@@ -288,6 +288,7 @@ class FakeLink : public agent::ControllerLink {
   }
 
   Result<Download> download(const pb::DownloadRequest& request, const fs::path& directory,
+                            const fs::path&,
                             const std::function<bool(const pb::Checkpoint&)>& have_it,
                             agent::CancelToken& cancel) override {
     BATON_CHECK(answer("download", cancel));

@@ -30,7 +30,9 @@ def test_a_damaged_checkpoint_is_quarantined_and_the_one_before_is_used(make_clu
     job = cluster.job("loop")
     newest = max(int(c["number"]) for c in cluster.json("checkpoints", "loop"))
     folder = checkpoint_folder(cluster, job, newest)
-    pages = next(folder.rglob("pages-*.img"))
+    # A pack that the checkpoint before does not share.
+    pages = min((folder / "packs").iterdir(), key=lambda pack: pack.stat().st_nlink)
+    assert pages.stat().st_nlink == 2, "its own link, and the store's"
     if damage == "delete":
         pages.unlink()
     elif damage == "truncate":
@@ -44,7 +46,7 @@ def test_a_damaged_checkpoint_is_quarantined_and_the_one_before_is_used(make_clu
     assert cluster.wait("loop") == 0
     assert cluster.logs("loop") == numbers(150)
     checkpoints = {int(c["number"]): c for c in cluster.json("checkpoints", "loop")}
-    assert checkpoints[newest]["quarantined"] and "pages" in checkpoints[newest]["quarantine_cause"]
+    assert checkpoints[newest]["quarantined"] and "packs/" in checkpoints[newest]["quarantine_cause"]
     assert any("quarantine" in event["kind"] for event in cluster.events("loop"))
 
 

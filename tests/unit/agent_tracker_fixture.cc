@@ -11,6 +11,7 @@
 #include <cstdlib>
 
 #include "agent/engine/assemble.h"
+#include "agent/engine/memory_save.h"
 #include "criu/image_codec.h"
 #include "sys/file.h"
 
@@ -105,7 +106,7 @@ void TrackerTest::end(pid_t root) {
 }
 
 std::unique_ptr<Tracker> TrackerTest::make_tracker(TrackerOptions options) {
-  options.store_directory = directory_;
+  options.packs_directory = directory_ / fmt::format("packs-{}", trackers_made_++);
   auto tracker = Tracker::create(options);
   EXPECT_TRUE(tracker) << tracker.error().message();
   return std::move(*tracker);
@@ -162,12 +163,31 @@ Status TrackerTest::checkpoint(Tracker& tracker, pid_t root, const fs::path& ima
   });
   BATON_CHECK(tracker.settle());
   if (!dumped) return fail(std::move(dumped).error().context(log_errors(images / "dump.log")));
+  return assemble(tracker, memory, images);
+}
+
+// As a checkpoint's directory has it, and from there as a restore wants it: into `images`.
+Status TrackerTest::assemble(Tracker& tracker, const std::vector<FrozenMemory>& memory,
+                             const fs::path& images) {
+  fs::path checkpoint = images.string() + ".checkpoint";
+  fs::create_directories(checkpoint / "images");
+  std::map<pid_t, pid_t> image_pids;
   for (const FrozenMemory& process : memory) {
-    BATON_TRY(std::uint64_t twice,
-              assemble_memory(images, process.pid, process.pages, process.space->store()));
-    EXPECT_EQ(twice, 0u) << "CRIU saw tracked memory";
+    image_pids[process.pid] = process.pid;
+    auto pid = static_cast<std::uint32_t>(process.pid);
+    BATON_TRY(auto image, criu::read_pagemap(criu::pagemap_path(images, pid)));
+    PageSet dumped;
+    for (const auto& run : image.runs)
+      if (run.flags & criu::pagemap_present) dumped.append(run.address, run.end());
+    EXPECT_TRUE(intersect(dumped, process.pages).empty()) << "CRIU saw tracked memory";
+    fs::path map = criu::pagemap_path(images, pid);
+    fs::path pages = criu::pages_path(images, image.pages_id);
+    fs::rename(map, checkpoint / "images" / map.filename());
+    if (fs::exists(pages)) fs::rename(pages, checkpoint / "images" / pages.filename());
   }
-  return tracker.trim(memory);
+  BATON_CHECK(tracker.save(memory, image_pids, checkpoint, true));
+  BATON_TRY([[maybe_unused]] auto made, assemble_memory(checkpoint, images));
+  return {};
 }
 
 Status TrackerTest::full_dump(pid_t root, const fs::path& images) {

@@ -44,6 +44,9 @@ class TrackerTest : public testing::Test {
   PrecopyStats precopy_;      // of the last checkpoint
 
  private:
+  int trackers_made_ = 0;
+  static Status assemble(Tracker& tracker, const std::vector<FrozenMemory>& memory,
+                         const std::filesystem::path& images);
   Status with_criu(bool hide, const std::function<Status(criu::Session&)>& work);
   std::filesystem::path result_file() const { return directory_ / "result"; }
 };

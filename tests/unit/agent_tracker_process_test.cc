@@ -15,6 +15,8 @@
 #include <functional>
 #include <set>
 
+#include "agent/engine/checkpoint_layout.h"
+#include "agent/engine/memory_save.h"
 #include "agent/engine/tracker.h"
 #include "sys/file.h"
 #include "sys/process_attributes.h"
@@ -36,7 +38,7 @@ class TrackedProcess : public testing::Test {
     std::string pattern = "/var/tmp/baton-tracked-XXXXXX";
     ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
     directory_ = pattern;
-    auto tracker = Tracker::create({.store_directory = directory_});
+    auto tracker = Tracker::create({.packs_directory = directory_ / "packs"});
     ASSERT_TRUE(tracker) << tracker.error().message();
     tracker_ = std::move(*tracker);
     // Shared, so that the test tells the child when to go on, and the child that it did.
@@ -90,23 +92,38 @@ class TrackedProcess : public testing::Test {
     auto memory = tracker_->copy_rest(pids);
     EXPECT_TRUE(memory) << memory.error().message();
     EXPECT_TRUE(tracker_->settle());
-    for (const FrozenMemory& process : *memory) compare(process);
+    compare(*memory);
     for (pid_t pid : pids) ::kill(pid, SIGCONT);
     return std::move(*memory);
   }
-  static void compare(const FrozenMemory& process) {
-    std::string real(page_bytes, 0), copy(page_bytes, 0);
+  // What a checkpoint would hold with what the processes do.
+  void compare(const std::vector<FrozenMemory>& memory) {
+    fs::path checkpoint = directory_ / fmt::format("checkpoint-{}", checkpoints_++);
+    std::map<pid_t, pid_t> same_pids;
+    for (const FrozenMemory& process : memory) same_pids[process.pid] = process.pid;
+    auto saved = tracker_->save(memory, same_pids, checkpoint, true);
+    ASSERT_TRUE(saved) << saved.error().message();
+    auto maps = read_maps(checkpoint);
+    ASSERT_TRUE(maps) << maps.error().message();
+    for (const FrozenMemory& process : memory) {
+      const store::PageMap& map = maps->at(process.pid);
+      ASSERT_EQ(map.pages(), process.pages.pages());
+      for (const store::MapRun& run : map.runs) compare(process, map, run, checkpoint / "packs");
+    }
+  }
+  static void compare(const FrozenMemory& process, const store::PageMap& map,
+                      const store::MapRun& run, const fs::path& packs) {
+    std::string real(run.pages * page_bytes, 0), copy(run.pages * page_bytes, 0);
     auto memory = sys::open_file(fmt::format("/proc/{}/mem", process.pid), O_RDONLY);
     ASSERT_TRUE(memory) << memory.error().message();
-    for (const PageRun& run : process.pages.runs())
-      for (std::uint64_t at = run.start; at < run.end; at += page_bytes) {
-        // Unlike process_vm_readv, it reads what the process itself may not.
-        ASSERT_EQ(::pread(memory->get(), real.data(), page_bytes, static_cast<off_t>(at)),
-                  static_cast<ssize_t>(page_bytes));
-        auto read = process.space->store().read(at, copy.data());
-        ASSERT_TRUE(read) << read.error().message();
-        ASSERT_EQ(real == copy, true) << "stale copy at " << std::hex << at;
-      }
+    // Unlike process_vm_readv, it reads what the process itself may not.
+    ASSERT_TRUE(sys::pread_all(memory->get(), real.data(), real.size(), run.address));
+    if (run.pack != store::kZeroPages) {
+      auto pack = store::PackReader::open(packs / map.packs.at(run.pack).hash);
+      ASSERT_TRUE(pack) << pack.error().message();
+      ASSERT_TRUE((*pack)->read(run.first, static_cast<std::uint32_t>(run.pages), copy.data()));
+    }
+    ASSERT_EQ(real == copy, true) << "stale copy at " << std::hex << run.address;
   }
   std::set<std::size_t> captured_region_pages(const FrozenMemory& process) const {
     std::set<std::size_t> pages;
@@ -129,6 +146,7 @@ class TrackedProcess : public testing::Test {
   }
 
   fs::path directory_;
+  int checkpoints_ = 0;
   std::unique_ptr<Tracker> tracker_;
   volatile int* step_ = nullptr;
   char* region_ = nullptr;

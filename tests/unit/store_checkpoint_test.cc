@@ -191,31 +191,31 @@ TEST_F(StoreTest, APublishedNumberIsNeverOverwritten) {
 TEST_F(StoreTest, HalfDoneUploadsGoAtTheNextStart) {
   fs::create_directories(directory_.path() / "checkpoints/.incoming/9/images");
   std::ofstream(directory_.path() / "checkpoints/.incoming/9/images/a") << "half";
-  std::ofstream(directory_.path() / "base-files" / std::string(32, 'a')) << "nobody's";
+  std::ofstream(directory_.path() / "shared" / std::string(32, 'a')) << "nobody's";
   reopen();
   EXPECT_EQ(incoming(), 0u);
-  EXPECT_TRUE(fs::is_empty(directory_.path() / "base-files"));
+  EXPECT_TRUE(fs::is_empty(directory_.path() / "shared"));
 }
 
 TEST_F(StoreTest, BaseFilesAreKeptOnceAndGoWithTheLastThatNeedsThem) {
   std::string content = "libc";
   std::string hash = hash_bytes(content);
   std::string name = "base-files/" + hash;
-  EXPECT_EQ(store_->missing_base_files({hash}).size(), 1u);
+  EXPECT_EQ(store_->missing_shared_files({hash}).size(), 1u);
   ASSERT_TRUE(publish(*store_, 1, {{name, content}, {"a", "1"}}));
-  EXPECT_TRUE(store_->missing_base_files({hash}).empty());
+  EXPECT_TRUE(store_->missing_shared_files({hash}).empty());
   {
     auto upload = store_->begin_upload(JobId(8));
-    ASSERT_TRUE((*upload)->link_base_file(name, content.size(), 0755));
+    ASSERT_TRUE((*upload)->link_shared_file(name, content.size(), 0755));
     ASSERT_TRUE((*upload)->publish(CheckpointNumber(1), "{}"));
   }
   ASSERT_TRUE(store_->remove(kJob, CheckpointNumber(1)));
   EXPECT_TRUE(store_->verify(JobId(8), CheckpointNumber(1)));
-  EXPECT_TRUE(store_->missing_base_files({hash}).empty());
+  EXPECT_TRUE(store_->missing_shared_files({hash}).empty());
   ASSERT_TRUE(store_->remove_job(JobId(8)));
-  EXPECT_EQ(store_->missing_base_files({hash}).size(), 1u);
+  EXPECT_EQ(store_->missing_shared_files({hash}).size(), 1u);
   auto upload = store_->begin_upload(kJob);
-  EXPECT_EQ((*upload)->link_base_file(name, content.size(), 0755).error().code(),
+  EXPECT_EQ((*upload)->link_shared_file(name, content.size(), 0755).error().code(),
             ErrorCode::NotFound);
 }
 
@@ -225,7 +225,7 @@ TEST_F(StoreTest, ABaseFileThatWentBadIsSentAgain) {
   ASSERT_TRUE(publish(*store_, 1, {{name, content}}));
   std::ofstream(path(1, name)) << "evil";
   EXPECT_NE(damage(1).find(name), std::string::npos);
-  EXPECT_EQ(store_->missing_base_files({hash_bytes(content)}).size(), 1u);
+  EXPECT_EQ(store_->missing_shared_files({hash_bytes(content)}).size(), 1u);
 }
 
 TEST_F(StoreTest, RemovalWaitsForAReader) {

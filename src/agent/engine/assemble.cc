@@ -4,8 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <map>
 
+#include "agent/engine/checkpoint_layout.h"
+#include "agent/engine/page_set.h"
 #include "criu/image_codec.h"
+#include "store/pack.h"
+#include "store/page_map.h"
 #include "sys/file.h"
 
 namespace baton::agent {
@@ -13,31 +18,70 @@ namespace {
 
 namespace fs = std::filesystem;
 using criu::PagemapRun;
+using sys::page_bytes;
 
-// Appends CRIU's own pages to the new file, from where they lie in its old one.
-class DumpedPages {
+// The packs of a checkpoint, opened when first needed.
+class Packs {
  public:
-  static Result<DumpedPages> open(const fs::path& path) {
-    if (!fs::exists(path)) return DumpedPages(Fd());  // CRIU dumped no page
-    BATON_TRY(Fd file, sys::open_file(path, O_RDONLY));
-    return DumpedPages(std::move(file));
+  explicit Packs(fs::path folder) : folder_(std::move(folder)) {}
+  Result<store::PackReader*> get(const std::string& hash) {
+    auto& reader = readers_[hash];
+    if (!reader) {
+      BATON_TRY(reader, store::PackReader::open(folder_ / hash));
+    }
+    return reader.get();
   }
 
-  Status copy(int out, std::uint64_t pages) {
-    for (std::uint64_t left = pages * sys::page_bytes; left > 0;) {
+ private:
+  const fs::path folder_;
+  std::map<std::string, std::unique_ptr<store::PackReader>> readers_;
+};
+
+// Writes the pages of one process in the order of addresses.
+class PagesFile {
+ public:
+  PagesFile(Fd out, Fd dumped, const store::PageMap& map, Packs& packs)
+      : out_(std::move(out)), dumped_(std::move(dumped)), map_(map), packs_(packs) {}
+
+  // The next pages of CRIU's own file.
+  Status add_dumped(std::uint64_t pages) {
+    for (std::uint64_t left = pages * page_bytes; left > 0;) {
       std::size_t size = std::min<std::uint64_t>(left, buffer_.size());
-      BATON_CHECK(sys::pread_all(file_.get(), buffer_.data(), size, offset_));
-      BATON_CHECK(sys::write_all(out, {buffer_.data(), size}));
-      offset_ += size;
+      BATON_CHECK(sys::pread_all(dumped_.get(), buffer_.data(), size, dumped_offset_));
+      BATON_CHECK(sys::write_all(out_.get(), {buffer_.data(), size}));
+      dumped_offset_ += size;
       left -= size;
+    }
+    return {};
+  }
+  // `skip` pages into a run of the map, `pages` of them.
+  Status add_copied(const store::MapRun& run, std::uint64_t skip, std::uint64_t pages) {
+    if (run.pack == store::kZeroPages) return add_zeroes(pages);
+    BATON_TRY(store::PackReader * pack, packs_.get(map_.packs[run.pack].hash));
+    for (auto at = static_cast<std::uint32_t>(run.first + skip); pages > 0;) {
+      auto count = static_cast<std::uint32_t>(
+          std::min<std::uint64_t>(pages, buffer_.size() / page_bytes));
+      BATON_CHECK(pack->read(at, count, buffer_.data()));
+      BATON_CHECK(sys::write_all(out_.get(), {buffer_.data(), count * page_bytes}));
+      at += count;
+      pages -= count;
     }
     return {};
   }
 
  private:
-  explicit DumpedPages(Fd file) : file_(std::move(file)) {}
-  Fd file_;
-  std::uint64_t offset_ = 0;
+  // A hole reads as zeroes.
+  Status add_zeroes(std::uint64_t pages) {
+    off_t end = ::lseek(out_.get(), static_cast<off_t>(pages * page_bytes), SEEK_CUR);
+    if (end < 0 || ::ftruncate(out_.get(), end) != 0) return fail_errno("write pages");
+    return {};
+  }
+
+  Fd out_;
+  Fd dumped_;
+  const store::PageMap& map_;
+  Packs& packs_;
+  std::uint64_t dumped_offset_ = 0;
   std::vector<char> buffer_ = std::vector<char>(256 << 10);
 };
 
@@ -48,57 +92,82 @@ PageSet dumped_pages(const std::vector<PagemapRun>& runs) {
   return pages;
 }
 
-struct Merger {
-  const PageStore& store;
-  DumpedPages& dumped;
-  int out;
-  std::vector<PagemapRun> runs;
+PageSet mapped_pages(const store::PageMap& map) {
+  PageSet pages;
+  for (const store::MapRun& run : map.runs)
+    pages.append(run.address, run.address + run.pages * page_bytes);
+  return pages;
+}
 
-  Status add_dumped(const PagemapRun& run) {
-    if (run.flags & criu::pagemap_present) BATON_CHECK(dumped.copy(out, run.pages));
-    runs.push_back(run);
-    return {};
+// Which runs the pages come in: CRIU's where it dumped a page, else those of the map. Each is told to
+// `dumped` or `copied` in the order of addresses.
+template <typename Dumped, typename Copied>
+Status merge(const std::vector<PagemapRun>& theirs, const store::PageMap& map, Dumped dumped,
+             Copied copied) {
+  const PageSet ours = subtract(mapped_pages(map), dumped_pages(theirs));
+  auto their = theirs.begin();
+  auto run = map.runs.begin();
+  for (const PageRun& part : ours.runs()) {
+    for (; their != theirs.end() && their->address < part.start; ++their) BATON_CHECK(dumped(*their));
+    for (std::uint64_t at = part.start; at < part.end;) {
+      while (run->address + run->pages * page_bytes <= at) ++run;
+      const std::uint64_t skip = (at - run->address) / page_bytes;
+      const std::uint64_t pages = std::min((part.end - at) / page_bytes, run->pages - skip);
+      BATON_CHECK(copied(*run, skip, pages));
+      at += pages * page_bytes;
+    }
   }
-  // Neighbours of ours are written in one go.
-  Status add_ours(PageSet& pending) {
-    if (pending.empty()) return {};
-    BATON_CHECK(store.write_to(out, pending));
-    for (const PageRun& run : pending.runs())
-      runs.push_back({run.start, run.pages(), criu::pagemap_present});
-    pending.clear();
-    return {};
+  for (; their != theirs.end(); ++their) BATON_CHECK(dumped(*their));
+  return {};
+}
+
+// The images of one process; `made` gets their names.
+Status assemble_process(const fs::path& from, std::uint32_t pid, const store::PageMap& map,
+                        Packs& packs, const fs::path& to, std::set<std::string>& made) {
+  BATON_TRY(criu::PagemapImage image, criu::read_pagemap(criu::pagemap_path(from, pid)));
+  fs::path their_pages = criu::pages_path(from, image.pages_id);
+  Fd dumped;
+  if (fs::exists(their_pages)) {  // CRIU makes none when it dumps no page
+    BATON_TRY(dumped, sys::open_file(their_pages, O_RDONLY));
   }
-};
+  fs::path pages_path = criu::pages_path(to, image.pages_id);
+  BATON_TRY(Fd out, sys::open_file(pages_path, O_WRONLY | O_CREAT | O_EXCL, 0600));
+  PagesFile file(std::move(out), std::move(dumped), map, packs);
+  criu::PagemapImage complete{image.pages_id, {}};
+  BATON_CHECK(merge(
+      image.runs, map,
+      [&](const PagemapRun& run) -> Status {
+        if (run.flags & criu::pagemap_present) BATON_CHECK(file.add_dumped(run.pages));
+        complete.runs.push_back(run);
+        return {};
+      },
+      [&](const store::MapRun& run, std::uint64_t skip, std::uint64_t pages) -> Status {
+        const std::uint64_t address = run.address + skip * page_bytes;
+        auto& runs = complete.runs;
+        if (!runs.empty() && runs.back().flags == criu::pagemap_present &&
+            runs.back().end() == address)
+          runs.back().pages += pages;
+        else
+          runs.push_back({address, pages, criu::pagemap_present});
+        return file.add_copied(run, skip, pages);
+      }));
+  fs::path map_path = criu::pagemap_path(to, pid);
+  BATON_CHECK(criu::write_pagemap(map_path, complete));
+  made.insert(map_path.filename());
+  made.insert(pages_path.filename());
+  return {};
+}
 
 }  // namespace
 
-Result<std::uint64_t> assemble_memory(const fs::path& images, pid_t image_pid,
-                                      const PageSet& captured, const PageStore& store) {
-  fs::path map_path = criu::pagemap_path(images, static_cast<std::uint32_t>(image_pid));
-  BATON_TRY(criu::PagemapImage image, criu::read_pagemap(map_path));
-  PageSet pages = subtract(captured, dumped_pages(image.runs));
-  fs::path pages_path = criu::pages_path(images, image.pages_id);
-  fs::path new_path = pages_path.string() + ".new";
-  BATON_TRY(DumpedPages dumped, DumpedPages::open(pages_path));
-  BATON_TRY(Fd out, sys::open_file(new_path, O_WRONLY | O_CREAT | O_TRUNC, 0600));
-  Merger merger{store, dumped, out.get(), {}};
-  PageSet pending;
-  auto theirs = image.runs.begin();
-  for (const PageRun& run : pages.runs()) {
-    if (theirs != image.runs.end() && theirs->address < run.start) {
-      BATON_CHECK(merger.add_ours(pending));
-      for (; theirs != image.runs.end() && theirs->address < run.start; ++theirs)
-        BATON_CHECK(merger.add_dumped(*theirs));
-    }
-    pending.append(run.start, run.end);
-  }
-  BATON_CHECK(merger.add_ours(pending));
-  for (; theirs != image.runs.end(); ++theirs) BATON_CHECK(merger.add_dumped(*theirs));
-  image.runs = std::move(merger.runs);
-  BATON_CHECK(criu::write_pagemap(map_path, image));
-  if (::rename(new_path.c_str(), pages_path.c_str()) != 0)
-    return fail_errno(fmt::format("rename {}", new_path.string()));
-  return captured.pages() - pages.pages();
+Result<std::set<std::string>> assemble_memory(const fs::path& checkpoint, const fs::path& images) {
+  std::set<std::string> made;
+  BATON_TRY(auto maps, read_maps(checkpoint));
+  Packs packs(checkpoint / layout::packs_folder);
+  for (const auto& [pid, map] : maps)
+    BATON_CHECK(assemble_process(checkpoint / layout::images_folder,
+                                 static_cast<std::uint32_t>(pid), map, packs, images, made));
+  return made;
 }
 
 }  // namespace baton::agent

@@ -1,21 +1,19 @@
-// Puts memory that the tracker copied into CRIU's images, so that stock `criu restore` finds a
-// complete dump.
+// Makes CRIU's images of a process's memory from what CRIU dumped and what the tracker copied, so
+// that stock `criu restore` finds a complete dump.
 #pragma once
 
-#include <sys/types.h>
-
 #include <filesystem>
+#include <set>
+#include <string>
 
-#include "agent/engine/page_set.h"
 #include "base/result.h"
 
 namespace baton::agent {
 
-// `images`: a dump of CRIU's that lacks `pages` of process `image_pid` (as the images name it).
-// They are taken from `store` and put in their places between those that CRIU dumped. Not synced.
-// Returns how many of them CRIU had dumped as well, in the same freeze: 0, unless its shim is not
-// at work. Damaged: the images aren't whole. After an error the directory is no checkpoint.
-Result<std::uint64_t> assemble_memory(const std::filesystem::path& images, pid_t image_pid,
-                                      const PageSet& pages, const PageStore& store);
+// Writes the images of memory of all processes that have a map in `checkpoint` into `images`. There,
+// the others are to be added by the caller: the result names the files that are made. Damaged: the
+// checkpoint isn't whole; the message names the file.
+Result<std::set<std::string>> assemble_memory(const std::filesystem::path& checkpoint,
+                                              const std::filesystem::path& images);
 
 }  // namespace baton::agent

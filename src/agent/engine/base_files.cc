@@ -56,6 +56,13 @@ Status copy_content(const fs::path& from, const fs::path& to) {
   }
 }
 
+Status link_or_copy(const fs::path& from, const fs::path& to) {
+  if (::link(from.c_str(), to.c_str()) == 0 || errno == EEXIST) return {};
+  if (errno != EXDEV && errno != EMLINK && errno != EPERM)
+    return fail_errno(fmt::format("link {}", to.string()));
+  return copy_content(from, to);
+}
+
 BaseView::BaseView(fs::path base, const std::vector<std::pair<std::string, fs::path>>& tree_folders)
     : base_(std::move(base)) {
   for (const auto& [name, folder] : tree_folders) {
@@ -124,10 +131,7 @@ Status BaseFileCache::provide(const fs::path& file, const std::string& hash,
                               const fs::path& target) {
   fs::path copy = directory_ / hash;
   BATON_CHECK(ensure_copy(file, copy, hash));
-  if (::link(copy.c_str(), target.c_str()) == 0 || errno == EEXIST) return {};
-  if (errno != EXDEV && errno != EMLINK && errno != EPERM)
-    return fail_errno(fmt::format("link {}", target.string()));
-  return copy_content(copy, target);
+  return link_or_copy(copy, target);
 }
 
 void BaseFileCache::remember(const fs::path& file, const BaseFileRecord& record) {

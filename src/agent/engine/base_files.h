@@ -84,5 +84,7 @@ Result<std::vector<std::string>> supply_base_files(const std::vector<BaseFileRec
 
 // Copies a whole file, sharing blocks where the filesystem can.
 Status copy_content(const std::filesystem::path& from, const std::filesystem::path& to);
+// A hard link, or a copy where that can't be; fine if `to` exists.
+Status link_or_copy(const std::filesystem::path& from, const std::filesystem::path& to);
 
 }  // namespace baton::agent

@@ -71,7 +71,7 @@ Result<CheckpointInfo> CheckpointRun::run(const Hold& hold) {
   auto work = [&]() -> Status {
     BATON_CHECK(prepare_directories());
     BATON_CHECK(dump(hold));
-    if (!completed_) BATON_CHECK(complete());
+    if (!completed_) BATON_CHECK(complete(false));
     return {};
   };
   if (auto status = work(); !status) {
@@ -122,7 +122,7 @@ Status CheckpointRun::while_frozen(const Hold& hold) {
   BATON_CHECK(capture());
   if (!hold) return {};
   record_.info.frozen_us = (boot_time_ns() - freeze_started_ns_) / 1000;
-  BATON_CHECK(complete());
+  BATON_CHECK(complete(true));
   if (hold(record_.info) == HoldVerdict::Resume) return {};
   killed_ = true;
   return sandbox_.kill();
@@ -159,9 +159,9 @@ Status CheckpointRun::archive_trees() {
   return {};
 }
 
-Status CheckpointRun::complete() {
+Status CheckpointRun::complete(bool held) {
   BATON_CHECK(move_images());
-  if (memory_) BATON_CHECK(memory_->assemble(directory_ / "images"));
+  if (memory_) BATON_CHECK(memory_->save(directory_, held));
   BATON_CHECK(criu::mend_timers(directory_ / "images"));
   BATON_TRY(auto summary, criu::summarize_images(directory_ / "images"));
   BATON_TRY(record_.base_files, find_base_files(summary));
@@ -184,6 +184,10 @@ Status CheckpointRun::complete() {
   info.shape = join(summary.features);
   info.memory = memory_ ? memory_->description() : "full: tracking is off";
   info.size_bytes = tree_bytes(directory_);
+  if (memory_) {
+    info.memory_bytes = memory_->saved().pages * sys::page_bytes;
+    info.new_memory_bytes = memory_->saved().new_bytes;
+  }
   info.total_us = (boot_time_ns() - started_ns_) / 1000;
   completed_ = true;
   return write_record(directory_, record_);
@@ -227,7 +231,6 @@ Status CheckpointRun::store_base_files() {
   BaseView view(sandbox_.spec().base, sandbox_.private_trees());
   for (const auto& file : record_.base_files) {
     if (file.is_directory || fs::exists(folder / file.hash)) continue;
-    if (options_.store_has_base_file && options_.store_has_base_file(file.hash)) continue;
     BATON_CHECK(cache_.provide(view.locate(file.path).lower, file.hash, folder / file.hash));
   }
   return {};

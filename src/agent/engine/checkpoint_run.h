@@ -34,7 +34,7 @@ class CheckpointRun {
   Status while_frozen(const Hold& hold);
   Status capture();  // what has to be taken at the instant of the dump
   Status archive_trees();
-  Status complete();  // what can wait until the job runs again
+  Status complete(bool held);  // what can wait until the job runs again
   Status move_images();
   Result<std::vector<BaseFileRecord>> find_base_files(const criu::ImageSummary& summary);
   Status store_base_files();

@@ -48,7 +48,10 @@ class CriuEngine : public Engine {
 
   Result<void> restore(Sandbox& sandbox, const fs::path& directory, const RestoreOptions& options,
                        std::string* log_tail) override {
-    return RestoreRun(sandbox, directory, options_).run(options, log_tail);
+    BATON_CHECK(RestoreRun(sandbox, directory, options_).run(options, log_tail));
+    if (options_.track_memory && !options.leave_stopped_then_kill)
+      memories_.of(sandbox)->restored_from(directory);
+    return {};
   }
 
  private:

@@ -21,7 +21,9 @@
 namespace baton::agent {
 
 // A checkpoint on disk, before the store has it:
-//   images/            CRIU's images
+//   images/            CRIU's images, without memory that was tracked
+//   memory/<pid>.map   which pages a tracked process has and where they lie
+//   packs/<hash>       the pages; an incremental checkpoint shares packs with those before it
 //   tree-<n>.tar       one archive per private tree (pax, with xattrs and hard links)
 //   base-files/<hash>  what the job has mapped or open from the base, by content hash; a file that
 //                      the store has already (see EngineOptions) may be left out
@@ -31,7 +33,9 @@ struct CheckpointInfo {
   std::int64_t frozen_us = 0;  // from the first task stopped to the last one running again; of a
                                // held checkpoint: up to the call of while_frozen
   std::int64_t total_us = 0;
-  std::uint64_t size_bytes = 0;
+  std::uint64_t size_bytes = 0;        // of all that a restore needs
+  std::uint64_t memory_bytes = 0;      // tracked, before compression
+  std::uint64_t new_memory_bytes = 0;  // of these, packs that no earlier checkpoint has
   std::uint32_t process_count = 0;
   std::uint32_t thread_count = 0;
   // Kinds of kernel objects in use, comma-separated and sorted ("epoll,file,pipe,threads"). A
@@ -69,9 +73,6 @@ struct EngineOptions {
   // Copies and hashes of base files, kept from one checkpoint to the next. Made by make_engine();
   // best on the filesystem that checkpoints are written to (hard links instead of copies).
   std::filesystem::path cache_directory;
-  // Whether the store has the content of this hash, so that a checkpoint need not carry it. Unset:
-  // it has none.
-  std::function<bool(const std::string& hash)> store_has_base_file;
   // CRIU is killed when it says nothing for longer (time in while_frozen does not count).
   std::chrono::milliseconds criu_silence_limit{120'000};
   // Whether written memory is tracked where kernel and program allow it, so that the pause depends

@@ -23,7 +23,8 @@ json to_json(const CheckpointInfo& info) {
           {"processes", info.process_count},
           {"threads", info.thread_count},
           {"shape", info.shape},
-          {"memory", info.memory}};
+          {"memory", info.memory},
+          {"memory_bytes", info.memory_bytes}};
 }
 
 CheckpointInfo info_from(const json& value) {
@@ -36,6 +37,7 @@ CheckpointInfo info_from(const json& value) {
   value.at("threads").get_to(info.thread_count);
   value.at("shape").get_to(info.shape);
   info.memory = value.value("memory", "");
+  info.memory_bytes = value.value("memory_bytes", std::uint64_t{0});
   return info;
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "agent/engine/assemble.h"
 #include "agent/engine/base_files.h"
 #include "agent/engine/images_link.h"
 #include "base/fault.h"
@@ -71,14 +72,11 @@ Status RestoreRun::make_output() {
 }
 
 Status RestoreRun::place_images() {
+  BATON_TRY(auto assembled, assemble_memory(directory_, sandbox_.images_directory()));
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(directory_ / "images", error)) {
-    fs::path target = sandbox_.images_directory() / entry.path().filename();
-    if (::link(entry.path().c_str(), target.c_str()) == 0) continue;
-    if (errno != EXDEV && errno != EMLINK && errno != EPERM)
-      return fail_errno(fmt::format("link {}", target.string()));
-    BATON_CHECK(copy_content(entry.path(), target));
-  }
+  for (const auto& entry : fs::directory_iterator(directory_ / "images", error))
+    if (!assembled.contains(entry.path().filename()))
+      BATON_CHECK(link_or_copy(entry.path(), sandbox_.images_directory() / entry.path().filename()));
   if (error)
     return fail(ErrorCode::Damaged,
                 fmt::format("{}: {}", (directory_ / "images").string(), error.message()));

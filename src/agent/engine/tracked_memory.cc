@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "agent/engine/assemble.h"
+#include "agent/engine/checkpoint_layout.h"
 #include "agent/sandbox_layout.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -38,13 +38,39 @@ void TrackedMemory::before_dump(const Processes& processes, const fs::path& imag
   reason_ = outcome.error().message();
 }
 
+Status TrackedMemory::ensure_tracker() {
+  if (tracker_) return {};
+  BATON_TRY(tracker_, Tracker::create({.packs_directory = packs_directory_}));
+  return {};
+}
+
+void TrackedMemory::restored_from(const fs::path& checkpoint) {
+  auto outcome = try_restored_from(checkpoint);
+  if (outcome) return;
+  // Nothing is lost but that the next checkpoint is stored as if it were the first.
+  spdlog::info("packs of {} are not used again: {}", checkpoint.string(), outcome.error().message());
+  release();
+}
+
+Status TrackedMemory::try_restored_from(const fs::path& checkpoint) {
+  BATON_TRY(auto maps, read_maps(checkpoint));
+  if (maps.empty()) return {};
+  BATON_CHECK(ensure_tracker());
+  for (const auto& [pid, map] : maps) {
+    BATON_TRY(earlier_[pid], tracker_->adopt(map, checkpoint / layout::packs_folder));
+  }
+  return {};
+}
+
 Status TrackedMemory::try_before_dump(const Processes& processes, const fs::path& images) {
   if (find_shim().empty()) return fail(ErrorCode::Unfit, "CRIU's shim is not installed");
   BATON_CHECK(fault("track.before_dump"));
-  if (!tracker_) {
-    BATON_TRY(tracker_, Tracker::create({.store_directory = store_directory_}));
-  }
+  BATON_CHECK(ensure_tracker());
   BATON_CHECK(tracker_->refresh(node_pids(processes)));
+  for (auto [inner, pid] : processes)
+    if (auto earlier = earlier_.find(inner); earlier != earlier_.end())
+      BATON_CHECK(tracker_->remember(pid, earlier->second));
+  earlier_.clear();
   BATON_TRY(precopy_, tracker_->precopy());
   BATON_TRY([[maybe_unused]] Fd made,
             sys::open_file(images / hide_switch, O_WRONLY | O_CREAT, 0600));
@@ -66,16 +92,13 @@ Status TrackedMemory::in_freeze(const Processes& processes) {
   return outcome;
 }
 
-Status TrackedMemory::assemble(const fs::path& images) {
+Status TrackedMemory::save(const fs::path& checkpoint, bool held) {
+  saved_ = {};
   if (!active_) return {};
   BATON_CHECK(fault("track.assemble"));
   BATON_CHECK(tracker_->settle());
-  for (const FrozenMemory& process : frozen_) {
-    BATON_TRY(std::uint64_t twice, assemble_memory(images, inner_pids_.at(process.pid),
-                                                   process.pages, process.space->store()));
-    if (twice > 0) spdlog::warn("CRIU dumped {} tracked pages itself: is its shim at work?", twice);
-  }
-  return tracker_->trim(std::exchange(frozen_, {}));
+  BATON_TRY(saved_, tracker_->save(std::exchange(frozen_, {}), inner_pids_, checkpoint, !held));
+  return {};
 }
 
 void TrackedMemory::abandon() {
@@ -88,6 +111,7 @@ void TrackedMemory::abandon() {
 void TrackedMemory::release() {
   active_ = false;
   frozen_.clear();
+  earlier_.clear();
   if (tracker_) tracker_->release();
 }
 
@@ -111,7 +135,7 @@ std::shared_ptr<TrackedMemory> TrackedMemories::of(const Sandbox& sandbox) {
   auto at = entries_.find(sandbox.spec().directory);
   if (at != entries_.end()) return at->second.memory;
   auto init = sys::PidFd::open(sandbox.init_pid());
-  auto memory = std::make_shared<TrackedMemory>(sandbox.spec().directory);
+  auto memory = std::make_shared<TrackedMemory>(sandbox.spec().directory / "packs");
   if (init) entries_[sandbox.spec().directory] = {std::move(*init), memory};
   return memory;
 }

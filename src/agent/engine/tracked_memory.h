@@ -3,7 +3,7 @@
 //
 //   before_dump   pre-copy; tells CRIU's shim to hide what is tracked
 //   in_freeze     in CRIU's last hook
-//   assemble      when CRIU's images are where they belong
+//   save          once CRIU is done, or in its last hook when the job is held
 //   abandon       instead of the two above, when the dump failed
 //
 // Nothing in here makes a checkpoint impossible that CRIU can take: when tracking fails before the
@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "agent/engine/memory_save.h"
 #include "agent/engine/tracker.h"
 #include "agent/sandbox.h"
 #include "base/result.h"
@@ -33,13 +34,16 @@ class TrackedMemory {
  public:
   using Processes = std::vector<std::pair<pid_t, pid_t>>;  // as Sandbox::processes()
 
-  explicit TrackedMemory(std::filesystem::path store_directory)
-      : store_directory_(std::move(store_directory)) {}
+  explicit TrackedMemory(std::filesystem::path packs_directory)
+      : packs_directory_(std::move(packs_directory)) {}
 
+  // The sandbox was restored from this checkpoint: what is in it need not be stored again.
+  void restored_from(const std::filesystem::path& checkpoint);
   // `images`: where CRIU will write, on the node.
   void before_dump(const Processes& processes, const std::filesystem::path& images);
   Status in_freeze(const Processes& processes);
-  Status assemble(const std::filesystem::path& images);
+  // Into a checkpoint's directory; see memory_save.h.
+  Status save(const std::filesystem::path& checkpoint, bool held);
   void abandon();
   // Gives up all tracking until the next before_dump(): CRIU sees everything.
   void release();
@@ -50,11 +54,16 @@ class TrackedMemory {
   std::string description() const;
   const PrecopyStats& precopy_stats() const { return precopy_; }
   std::uint64_t frozen_pages() const { return tracker_ ? tracker_->frozen_pages() : 0; }
+  // Of the last save().
+  const SavedMemory& saved() const { return saved_; }
 
  private:
   Status try_before_dump(const Processes& processes, const std::filesystem::path& images);
 
-  const std::filesystem::path store_directory_;
+  Status ensure_tracker();
+  Status try_restored_from(const std::filesystem::path& checkpoint);
+
+  const std::filesystem::path packs_directory_;
   std::unique_ptr<Tracker> tracker_;
   std::string reason_;  // why nothing is tracked
   bool active_ = false;
@@ -62,6 +71,8 @@ class TrackedMemory {
   PrecopyStats precopy_;
   std::map<pid_t, pid_t> inner_pids_;
   std::vector<FrozenMemory> frozen_;
+  SavedMemory saved_;
+  std::map<pid_t, EarlierMemory> earlier_;  // by inner pid; until the first checkpoint
 };
 
 // One for each sandbox. Thread-safe; what it hands out is used by the sandbox's thread.

@@ -64,13 +64,12 @@ Status FreezeCopies::settle() {
   return {};
 }
 
-Result<std::unique_ptr<TrackedSpace>> TrackedSpace::attach(
-    pid_t pid, const std::filesystem::path& store_directory, const sys::TrackingAbility& ability) {
-  BATON_TRY(PageStore store, PageStore::create(store_directory));
+Result<std::unique_ptr<TrackedSpace>> TrackedSpace::attach(pid_t pid, PagePacks& packs,
+                                                           const sys::TrackingAbility& ability) {
   BATON_TRY(Fd fd, sys::take_userfaultfd(pid));
   BATON_TRY(auto userfaultfd, sys::Userfaultfd::adopt(std::move(fd)));
   std::unique_ptr<TrackedSpace> space(
-      new TrackedSpace(std::move(userfaultfd), std::move(store), ability));
+      new TrackedSpace(std::move(userfaultfd), PageStore(packs), ability));
   BATON_CHECK(space->register_mappings(pid));
   return space;
 }
@@ -231,7 +230,5 @@ Result<PageSet> TrackedSpace::copy_rest(pid_t pid, FreezeCopies& copies,
                 fmt::format("its memory at {:#x} can't be read", unreadable.front().start));
   return all;
 }
-
-void TrackedSpace::distrust() { (void)store_.keep_only({}); }
 
 }  // namespace baton::agent

@@ -11,12 +11,12 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "agent/engine/page_set.h"
+#include "agent/engine/page_store.h"
 #include "base/result.h"
 #include "sys/pagemap.h"
 #include "sys/userfaultfd.h"
@@ -71,8 +71,7 @@ class TrackedSpace {
  public:
   // Starts to track the memory of `pid`, which nobody tracks yet. Unfit: it can't be tracked; the
   // message says why.
-  static Result<std::unique_ptr<TrackedSpace>> attach(pid_t pid,
-                                                      const std::filesystem::path& store_directory,
+  static Result<std::unique_ptr<TrackedSpace>> attach(pid_t pid, PagePacks& packs,
                                                       const sys::TrackingAbility& ability);
 
   // Whether `pid` has this or another tracked address space. NotFound: it has none, it ended.
@@ -91,8 +90,8 @@ class TrackedSpace {
   // must be dropped.
   Result<PageSet> copy_rest(pid_t pid, FreezeCopies& copies, const CopyBuffers& buffers);
 
-  // Forgets all copies: they will be made anew.
-  void distrust();
+  // Holds none of its copies any more: all will be made anew.
+  void distrust() { store_.forget_all(); }
 
   PageStore& store() { return store_; }
   const sys::Userfaultfd& userfaultfd() const { return userfaultfd_; }

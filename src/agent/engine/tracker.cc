@@ -9,6 +9,7 @@
 #include <charconv>
 #include <set>
 
+#include "agent/engine/memory_save.h"
 #include "sys/file.h"
 #include "sys/proc_maps.h"
 #include "sys/remote_call.h"
@@ -66,12 +67,21 @@ Result<std::unique_ptr<Tracker>> Tracker::create(const TrackerOptions& options) 
   sys::TrackingAbility ability = sys::probe_tracking();
   if (!ability.available) return fail(ErrorCode::Unfit, ability.reason);
   BATON_TRY(CopyBuffers buffers, CopyBuffers::create(options.freeze_bytes));
-  BATON_TRY([[maybe_unused]] PageStore trial, PageStore::create(options.store_directory));
-  return std::unique_ptr<Tracker>(new Tracker(options, std::move(ability), std::move(buffers)));
+  std::unique_ptr<Tracker> tracker(
+      new Tracker(options, std::move(ability), std::move(buffers)));
+  BATON_CHECK(tracker->ensure_packs());
+  return tracker;
+}
+
+Status Tracker::ensure_packs() {
+  if (packs_) return {};
+  BATON_TRY(packs_, PagePacks::create(options_.packs_directory));
+  return {};
 }
 
 Status Tracker::refresh(std::span<const pid_t> pids) {
   BATON_CHECK(settle());
+  BATON_CHECK(ensure_packs());
   std::set<pid_t> present(pids.begin(), pids.end());
   std::erase_if(processes_, [&](const auto& entry) {
     return !present.contains(entry.first) ||
@@ -118,7 +128,7 @@ Status Tracker::refresh_process(pid_t pid) {
 }
 
 Status Tracker::attach(pid_t pid, Process& process) {
-  BATON_TRY(auto space, TrackedSpace::attach(pid, options_.store_directory, ability_));
+  BATON_TRY(auto space, TrackedSpace::attach(pid, *packs_, ability_));
   process.space = std::move(space);
   process.reason.clear();
   return {};
@@ -172,8 +182,8 @@ Result<std::uint64_t> Tracker::precopy_round() {
       done.insert(space.get());
       continue;
     }
+    if (packs_->broken()) return copied;
     switch (copied.error().code()) {
-      case ErrorCode::NoSpace: return copied;
       case ErrorCode::NotFound:
       case ErrorCode::FailedPrecondition:
         process.space.reset();
@@ -218,6 +228,7 @@ Result<PrecopyStats> Tracker::precopy() {
 Result<std::vector<FrozenMemory>> Tracker::copy_rest(std::span<const pid_t> pids) {
   std::vector<FrozenMemory> memory;
   std::map<TrackedSpace*, std::size_t> done;
+  packs_->set_compression(false);
   std::uint64_t before = copies_.pages();
   for (pid_t pid : pids) {
     auto tracked = TrackedSpace::is_tracked(pid);
@@ -249,15 +260,24 @@ Result<std::vector<FrozenMemory>> Tracker::copy_rest(std::span<const pid_t> pids
 }
 
 Status Tracker::settle() {
+  if (packs_) packs_->set_compression(true);
   auto settled = copies_.settle();
   if (!settled) release();
   return settled;
 }
 
-Status Tracker::trim(std::span<const FrozenMemory> memory) {
-  for (const FrozenMemory& process : memory)
-    BATON_CHECK(process.space->store().keep_only(process.pages));
-  return {};
+Result<SavedMemory> Tracker::save(std::span<const FrozenMemory> memory,
+                                  const std::map<pid_t, pid_t>& image_pids,
+                                  const fs::path& directory, bool may_rewrite) {
+  // Others have nothing that a later checkpoint could build on.
+  for (auto& [pid, process] : processes_) {
+    bool is_saved = std::ranges::any_of(
+        memory, [&](const FrozenMemory& saved) { return saved.space == process.space; });
+    if (process.space && !is_saved) process.space->store().keep_only({});
+  }
+  auto saved = save_memory(*packs_, memory, image_pids, directory, may_rewrite);
+  if (!saved) release();
+  return saved;
 }
 
 std::vector<ProcessReport> Tracker::report() const {
@@ -268,9 +288,26 @@ std::vector<ProcessReport> Tracker::report() const {
   return reports;
 }
 
+Result<EarlierMemory> Tracker::adopt(const store::PageMap& map, const fs::path& packs_folder) {
+  BATON_CHECK(ensure_packs());
+  EarlierMemory earlier{map, {}};
+  for (const store::MapPack& pack : map.packs) {
+    BATON_TRY(auto number, packs_->adopt(packs_folder / pack.hash, pack.hash, pack.pages));
+    earlier.pack_numbers.push_back(number);
+  }
+  return earlier;
+}
+
+Status Tracker::remember(pid_t pid, const EarlierMemory& earlier) {
+  auto at = processes_.find(pid);
+  if (at == processes_.end() || !at->second.space) return {};
+  return at->second.space->store().remember(earlier.map, earlier.pack_numbers);
+}
+
 void Tracker::release() {
   copies_ = FreezeCopies(buffers_);
   processes_.clear();
+  packs_.reset();
 }
 
 }  // namespace baton::agent

@@ -43,7 +43,7 @@ enum class MemoryTier { Tracked, SoftDirty, Full };
 std::string_view to_string(MemoryTier tier);
 
 struct TrackerOptions {
-  std::filesystem::path store_directory;  // for copies of memory; unnamed files
+  std::filesystem::path packs_directory;  // for copies of memory; emptied
   std::size_t freeze_bytes = 16u << 20;   // copied in a freeze without writing to the store
   std::uint64_t settled_pages = 64;       // pre-copy ends when a round finds no more than these …
   std::uint32_t rounds_max = 5;           // … or after so many rounds …
@@ -68,6 +68,13 @@ struct FrozenMemory {
   std::shared_ptr<TrackedSpace> space;
 };
 
+struct SavedMemory;  // memory_save.h
+
+struct EarlierMemory {
+  store::PageMap map;
+  std::vector<std::uint32_t> pack_numbers;  // in the order of map.packs
+};
+
 class Tracker {
  public:
   // Unfit: this kernel can't; the message says why.
@@ -84,8 +91,16 @@ class Tracker {
   Result<std::vector<FrozenMemory>> copy_rest(std::span<const pid_t> pids);
   // After the freeze; also after a checkpoint that failed.
   Status settle();
-  // Drops copies of pages that `memory` does not contain.
-  Status trim(std::span<const FrozenMemory> memory);
+  // After settle(): brings the memory into a checkpoint's directory (memory_save.h) and drops
+  // copies of all else.
+  Result<SavedMemory> save(std::span<const FrozenMemory> memory,
+                           const std::map<pid_t, pid_t>& image_pids,
+                           const std::filesystem::path& directory, bool may_rewrite);
+
+  // For a process that was restored: its memory as a checkpoint had it. What is still so need not
+  // be stored again. adopt() any time before, remember() between refresh() and precopy().
+  Result<EarlierMemory> adopt(const store::PageMap& map, const std::filesystem::path& packs_folder);
+  Status remember(pid_t pid, const EarlierMemory& earlier);
 
   // Pages that the last freeze had to copy.
   std::uint64_t frozen_pages() const { return frozen_pages_; }
@@ -104,6 +119,8 @@ class Tracker {
   Tracker(TrackerOptions options, sys::TrackingAbility ability, CopyBuffers buffers)
       : options_(std::move(options)), ability_(std::move(ability)), buffers_(std::move(buffers)) {}
 
+  Status ensure_packs();
+
   Status refresh_process(pid_t pid);
   Status attach(pid_t pid, Process& process);
   Status join(pid_t pid, Process& process);
@@ -116,6 +133,7 @@ class Tracker {
   sys::TrackingAbility ability_;
   CopyBuffers buffers_;
   FreezeCopies copies_{buffers_};
+  std::unique_ptr<PagePacks> packs_;  // outlives all spaces; null after release()
   std::map<pid_t, Process> processes_;
   std::uint64_t frozen_pages_ = 0;
 };

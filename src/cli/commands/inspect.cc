@@ -57,7 +57,7 @@ void print_state(const v1::Job& job) {
   if (job.restarts()) line("Restarts", std::to_string(job.restarts()));
   if (!has_ended(job)) {
     if (job.is_protected())
-      line("Protected", job.tier().empty() ? "yes" : "yes, tier " + job.tier());
+      line("Protected", job.tier().empty() ? "yes" : "yes, memory " + job.tier());
     else
       line("Protected", "no: " + job.unprotected_cause());
   }

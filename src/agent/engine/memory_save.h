@@ -1,0 +1,31 @@
+// Brings the copied memory of a checkpoint into its directory:
+//
+//   memory/<pid>.map   which pages the process has and where they lie (store/page_map.h)
+//   packs/<hash>       hard links to the packs that the maps name
+//
+// Only pages that changed since the last checkpoint are in a pack that no earlier checkpoint has.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <span>
+
+#include "agent/engine/page_packs.h"
+#include "agent/engine/tracker.h"
+#include "base/result.h"
+
+namespace baton::agent {
+
+struct SavedMemory {
+  std::uint64_t pages = 0;      // of all processes together
+  std::uint64_t new_bytes = 0;  // of packs that were made for this checkpoint
+};
+
+// `memory`: of all processes whose copies shall be kept; everything else in `packs` is dropped.
+// `image_pids`: node's pid -> pid in CRIU's images. `may_rewrite`: packs that are mostly dead may be
+// rewritten, which takes time. Not synced. After an error the packs are void.
+Result<SavedMemory> save_memory(PagePacks& packs, std::span<const FrozenMemory> memory,
+                                const std::map<pid_t, pid_t>& image_pids,
+                                const std::filesystem::path& directory, bool may_rewrite);
+
+}  // namespace baton::agent

@@ -1,0 +1,167 @@
+#include "agent/engine/page_store.h"
+
+#include <algorithm>
+#include <cassert>
+
+namespace baton::agent {
+
+using store::PageHash;
+using sys::page_bytes;
+
+void PageStore::set_held(Chunk& chunk, std::uint64_t index, bool held) {
+  pages_held_ += held;
+  pages_held_ -= chunk.held[index];
+  chunk.held[index] = held;
+}
+
+Status PageStore::put_page(Chunk& chunk, std::uint64_t index, const char* content) {
+  PageHash hash = store::hash_page(content);
+  if (!chunk.known[index] || chunk.hash[index] != hash) {
+    set_held(chunk, index, false);
+    PageLocation location;
+    if (hash != store::zero_page_hash()) {
+      BATON_TRY(location, packs_->add(content, hash));
+    }
+    chunk.location[index] = location;
+    chunk.hash[index] = hash;
+    chunk.known[index] = true;
+  }
+  set_held(chunk, index, true);
+  return {};
+}
+
+Status PageStore::put(std::uint64_t address, std::span<const char> content) {
+  assert(address % page_bytes == 0 && content.size() % page_bytes == 0);
+  while (!content.empty()) {
+    Chunk& chunk = chunks_[address / chunk_bytes];
+    const std::uint64_t first = address % chunk_bytes / page_bytes;
+    const std::uint64_t count = std::min(content.size() / page_bytes, chunk_pages - first);
+    for (std::uint64_t i = 0; i < count; ++i)
+      BATON_CHECK(put_page(chunk, first + i, content.data() + i * page_bytes));
+    address += count * page_bytes;
+    content = content.subspan(count * page_bytes);
+  }
+  return {};
+}
+
+// Calls visit(chunk, first, last) for the parts of `pages` of which there is a chunk.
+template <typename Visit>
+void PageStore::in_chunks(const PageSet& pages, Visit visit) {
+  for (const PageRun& run : pages.runs()) {
+    auto at = chunks_.lower_bound(run.start / chunk_bytes);
+    for (; at != chunks_.end() && at->first * chunk_bytes < run.end; ++at) {
+      std::uint64_t base = at->first * chunk_bytes;
+      visit(at->second, (std::max(run.start, base) - base) / page_bytes,
+            (std::min(run.end, base + chunk_bytes) - base) / page_bytes);
+    }
+  }
+}
+
+void PageStore::forget(const PageSet& pages) {
+  in_chunks(pages, [&](Chunk& chunk, std::uint64_t first, std::uint64_t last) {
+    for (std::uint64_t i = first; i < last; ++i) set_held(chunk, i, false);
+  });
+}
+
+void PageStore::forget_all() {
+  for (auto& [number, chunk] : chunks_) chunk.held.reset();
+  pages_held_ = 0;
+}
+
+void PageStore::keep_only(const PageSet& pages) {
+  std::map<const Chunk*, std::bitset<chunk_pages>> keep;
+  in_chunks(pages, [&](Chunk& chunk, std::uint64_t first, std::uint64_t last) {
+    auto& kept = keep[&chunk];
+    for (std::uint64_t i = first; i < last; ++i) kept.set(i);
+  });
+  pages_held_ = 0;
+  std::erase_if(chunks_, [&](auto& entry) {
+    auto at = keep.find(&entry.second);
+    return at == keep.end() || (entry.second.known & at->second).none();
+  });
+  for (auto& [number, chunk] : chunks_) {
+    chunk.held &= keep[&chunk];
+    chunk.known &= keep[&chunk];
+    pages_held_ += chunk.held.count();
+  }
+}
+
+Status PageStore::remember(const store::PageMap& map, std::span<const std::uint32_t> pack_numbers) {
+  std::map<std::uint32_t, std::unique_ptr<store::PackReader>> readers;
+  for (const store::MapRun& run : map.runs) {
+    const bool zero = run.pack == store::kZeroPages;
+    auto& reader = readers[run.pack];
+    if (!zero && !reader) {
+      const auto& pack = packs_->packs().at(pack_numbers[run.pack]);
+      BATON_TRY(reader, store::PackReader::open(packs_->path(pack)));
+      if (reader->pages() != map.packs[run.pack].pages)
+        return fail(ErrorCode::Damaged, fmt::format("pack {} has other pages", pack.hash));
+    }
+    for (std::uint64_t i = 0; i < run.pages; ++i) {
+      const std::uint64_t address = run.address + i * page_bytes;
+      Chunk& chunk = chunks_[address / chunk_bytes];
+      const std::uint64_t index = address % chunk_bytes / page_bytes;
+      if (chunk.known[index]) continue;
+      const auto page = run.first + static_cast<std::uint32_t>(i);
+      chunk.location[index] = zero ? PageLocation() : PageLocation{pack_numbers[run.pack], page};
+      chunk.hash[index] = zero ? store::zero_page_hash() : reader->hash(page);
+      chunk.known[index] = true;
+    }
+  }
+  return {};
+}
+
+PageSet PageStore::missing(const PageSet& wanted) const {
+  PageSet missing;
+  for (const PageRun& run : wanted.runs()) {
+    for (std::uint64_t at = run.start; at < run.end;) {
+      std::uint64_t end = std::min(run.end, (at / chunk_bytes + 1) * chunk_bytes);
+      auto found = chunks_.find(at / chunk_bytes);
+      if (found == chunks_.end()) {
+        missing.append(at, end);
+      } else if (!found->second.held.all()) {
+        for (std::uint64_t page = at; page < end; page += page_bytes)
+          if (!found->second.held[page % chunk_bytes / page_bytes])
+            missing.append(page, page + page_bytes);
+      }
+      at = end;
+    }
+  }
+  return missing;
+}
+
+store::PageMap PageStore::map() const {
+  store::PageMap map;
+  std::map<std::uint32_t, std::uint32_t> index_of;  // number of a pack -> index in the map
+  auto index = [&](std::uint32_t number) {
+    auto [at, is_new] = index_of.try_emplace(number, static_cast<std::uint32_t>(map.packs.size()));
+    if (is_new) {
+      const PagePacks::Pack& pack = packs_->packs().at(number);
+      assert(!pack.hash.empty());
+      map.packs.push_back({pack.hash, pack.pages});
+    }
+    return at->second;
+  };
+  for (const auto& [number, chunk] : chunks_)
+    for (std::uint64_t i = 0; i < chunk_pages; ++i) {
+      if (!chunk.held[i]) continue;
+      const PageLocation& location = chunk.location[i];
+      store::MapRun run{number * chunk_bytes + i * page_bytes, 1, store::kZeroPages, 0};
+      if (location.pack != 0) {
+        run.pack = index(location.pack);
+        run.first = location.page;
+      }
+      map.append(run);
+    }
+  return map;
+}
+
+Status PageStore::for_each(const std::function<Status(PageLocation&, const PageHash&)>& visit) {
+  for (auto& [number, chunk] : chunks_)
+    for (std::uint64_t i = 0; i < chunk_pages; ++i)
+      if (chunk.held[i] && chunk.location[i].pack != 0)
+        BATON_CHECK(visit(chunk.location[i], chunk.hash[i]));
+  return {};
+}
+
+}  // namespace baton::agent

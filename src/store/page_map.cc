@@ -1,0 +1,201 @@
+#include "store/page_map.h"
+
+#include <zstd.h>
+
+#include <array>
+#include <charconv>
+#include <cstring>
+#include <optional>
+
+#include "store/pack.h"
+#include "store/page_hash.h"
+
+namespace baton::store {
+namespace {
+
+constexpr std::array<char, 8> kMagic = {'B', 'A', 'T', 'N', 'P', 'M', 'A', 'P'};
+constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kPacksMax = 1 << 20;
+constexpr std::uint64_t kRunsMax = std::uint64_t{1} << 30;
+constexpr std::uint64_t kAddressEnd = std::uint64_t{1} << 57;
+constexpr std::uint64_t kRunBytesMax = 40;  // four numbers of at most ten bytes
+constexpr std::uint64_t kRunBytesMin = 4;
+
+struct Head {
+  std::array<char, 8> magic = kMagic;
+  std::uint32_t version = kVersion;
+  std::uint32_t packs = 0;
+  std::uint64_t runs = 0;
+  std::uint64_t body_bytes = 0;  // before compression
+  PageHash body_hash;            // of the table of packs and the body before compression
+};
+struct PackEntry {
+  PageHash hash;
+  std::uint64_t pages = 0;
+};
+static_assert(sizeof(Head) == 48 && sizeof(PackEntry) == 24);
+
+std::unexpected<Error> damaged(std::string_view why) {
+  return fail(ErrorCode::Damaged, fmt::format("map of pages: {}", why));
+}
+
+void put_number(std::string& out, std::uint64_t value) {
+  for (; value >= 0x80; value >>= 7) out.push_back(static_cast<char>(value | 0x80));
+  out.push_back(static_cast<char>(value));
+}
+
+// Small numbers of either sign become small numbers.
+std::uint64_t fold(std::int64_t value) {
+  return (static_cast<std::uint64_t>(value) << 1) ^ static_cast<std::uint64_t>(value >> 63);
+}
+std::int64_t unfold(std::uint64_t value) {
+  return static_cast<std::int64_t>(value >> 1) ^ -static_cast<std::int64_t>(value & 1);
+}
+
+class Numbers {
+ public:
+  explicit Numbers(std::string_view bytes) : rest_(bytes) {}
+  std::optional<std::uint64_t> next() {
+    std::uint64_t value = 0;
+    for (int shift = 0; shift < 64 && !rest_.empty(); shift += 7) {
+      auto byte = static_cast<unsigned char>(rest_.front());
+      rest_.remove_prefix(1);
+      value |= std::uint64_t{byte & 0x7fu} << shift;
+      if (byte < 0x80) return value;
+    }
+    return std::nullopt;
+  }
+  bool at_end() const { return rest_.empty(); }
+
+ private:
+  std::string_view rest_;
+};
+
+PageHash parse_hash(std::string_view text) {
+  PageHash hash;
+  std::from_chars(text.data(), text.data() + 16, hash.high, 16);
+  std::from_chars(text.data() + 16, text.data() + 32, hash.low, 16);
+  return hash;
+}
+
+std::string encode_body(const PageMap& map) {
+  std::string body;
+  // Pages lie in their packs in the order of addresses, so that the next one is mostly the one
+  // behind the last of that pack: what is written is the difference from that.
+  std::vector<std::int64_t> expected(map.packs.size(), 0);
+  std::uint64_t end = 0;
+  for (const MapRun& run : map.runs) {
+    put_number(body, (run.address - end) / kPageBytes);
+    put_number(body, run.pages);
+    end = run.address + run.pages * kPageBytes;
+    if (run.pack == kZeroPages) {
+      put_number(body, 0);
+      put_number(body, 0);
+      continue;
+    }
+    put_number(body, std::uint64_t{run.pack} + 1);
+    put_number(body, fold(run.first - expected[run.pack]));
+    expected[run.pack] = static_cast<std::int64_t>(run.first + run.pages);
+  }
+  return body;
+}
+
+Status decode_body(std::string_view body, std::uint64_t count, PageMap& map) {
+  Numbers numbers(body);
+  std::vector<std::int64_t> expected(map.packs.size(), 0);
+  std::uint64_t end = 0;
+  map.runs.reserve(count);
+  for (std::uint64_t i = 0; i < count; ++i) {
+    auto gap = numbers.next(), pages = numbers.next(), pack = numbers.next(), first = numbers.next();
+    if (!first) return damaged("it ends too early");
+    constexpr std::uint64_t pages_max = kAddressEnd / kPageBytes;
+    if (*gap > pages_max || *pages > pages_max || *pages == 0 || *pack > map.packs.size())
+      return damaged("a run is absurd");
+    MapRun run{end + *gap * kPageBytes, *pages, kZeroPages, 0};
+    end = run.address + run.pages * kPageBytes;
+    if (end > kAddressEnd) return damaged("a run lies outside of all address spaces");
+    if (*pack > 0) {
+      run.pack = static_cast<std::uint32_t>(*pack - 1);
+      const std::uint64_t limit = map.packs[run.pack].pages;
+      const std::int64_t at = expected[run.pack] + unfold(*first % (std::uint64_t{1} << 40));
+      if (at < 0 || run.pages > limit || static_cast<std::uint64_t>(at) > limit - run.pages)
+        return damaged("a run lies outside of its pack");
+      run.first = static_cast<std::uint32_t>(at);
+      expected[run.pack] = at + static_cast<std::int64_t>(run.pages);
+    }
+    map.runs.push_back(run);
+  }
+  return numbers.at_end() ? Status() : damaged("it has more bytes than runs");
+}
+
+}  // namespace
+
+std::uint64_t PageMap::pages() const {
+  std::uint64_t total = 0;
+  for (const MapRun& run : runs) total += run.pages;
+  return total;
+}
+
+void PageMap::append(const MapRun& run) {
+  if (!runs.empty()) {
+    MapRun& last = runs.back();
+    bool continues = last.pack == run.pack && last.address + last.pages * kPageBytes == run.address &&
+                     (run.pack == kZeroPages || last.first + last.pages == run.first);
+    if (continues) {
+      last.pages += run.pages;
+      return;
+    }
+  }
+  runs.push_back(run);
+}
+
+std::string encode_page_map(const PageMap& map) {
+  std::string table;
+  for (const MapPack& pack : map.packs) {
+    PackEntry entry{parse_hash(pack.hash), pack.pages};
+    table.append(reinterpret_cast<const char*>(&entry), sizeof entry);
+  }
+  std::string body = encode_body(map);
+  Head head;
+  head.packs = static_cast<std::uint32_t>(map.packs.size());
+  head.runs = map.runs.size();
+  head.body_bytes = body.size();
+  head.body_hash = hash_whole(table + body);
+  std::string compressed(ZSTD_compressBound(body.size()), '\0');
+  compressed.resize(ZSTD_compress(compressed.data(), compressed.size(), body.data(), body.size(), 3));
+  return std::string(reinterpret_cast<const char*>(&head), sizeof head) + table + compressed;
+}
+
+Result<PageMap> decode_page_map(std::string_view bytes) {
+  Head head;
+  if (bytes.size() < sizeof head) return damaged("cut short");
+  std::memcpy(&head, bytes.data(), sizeof head);
+  bytes.remove_prefix(sizeof head);
+  if (head.magic != kMagic) return damaged("it is none");
+  if (head.version != kVersion) return damaged("of a format that this version does not know");
+  if (head.packs > kPacksMax || head.runs > kRunsMax || head.body_bytes > head.runs * kRunBytesMax ||
+      head.body_bytes < head.runs * kRunBytesMin || bytes.size() < head.packs * sizeof(PackEntry))
+    return damaged("its figures contradict each other");
+  const std::string_view table = bytes.substr(0, head.packs * sizeof(PackEntry));
+  bytes.remove_prefix(table.size());
+  // The compressed size bounds what is believed of the size before: zstd's best is about 1 to 2^14.
+  if (head.body_bytes > (std::uint64_t{bytes.size()} << 15)) return damaged("its size is absurd");
+  std::string whole(table);
+  whole.resize(table.size() + head.body_bytes);
+  std::size_t count = ZSTD_decompress(whole.data() + table.size(), head.body_bytes, bytes.data(),
+                                      bytes.size());
+  if (ZSTD_isError(count) || count != head.body_bytes) return damaged("it does not decompress");
+  if (hash_whole(whole) != head.body_hash) return damaged("its checksum is wrong");
+  PageMap map;
+  for (std::uint32_t i = 0; i < head.packs; ++i) {
+    PackEntry entry;
+    std::memcpy(&entry, table.data() + i * sizeof entry, sizeof entry);
+    if (entry.pages > kPackPagesMax) return damaged("a pack is too large");
+    map.packs.push_back({fmt::format("{:016x}{:016x}", entry.hash.high, entry.hash.low),
+                         static_cast<std::uint32_t>(entry.pages)});
+  }
+  BATON_CHECK(decode_body(std::string_view(whole).substr(table.size()), head.runs, map));
+  return map;
+}
+
+}  // namespace baton::store
