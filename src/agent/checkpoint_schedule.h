@@ -9,7 +9,10 @@ namespace baton::agent {
 class CheckpointSchedule {
  public:
   static constexpr std::int64_t kFirstMs = 1'000;     // the preflight should be early
-  static constexpr std::int64_t kLongestMs = 60'000;  // between attempts that keep failing
+  // Between attempts that keep failing: because of the program, which is frozen for each of them,
+  // and because of what may be mended at any moment (a full disk, a CRIU that was killed).
+  static constexpr std::int64_t kLongestRefusedMs = 60'000;
+  static constexpr std::int64_t kLongestMs = 5'000;
 
   // interval_ms 0: never.
   CheckpointSchedule(std::uint32_t interval_ms, std::int64_t now_ms)
@@ -24,10 +27,10 @@ class CheckpointSchedule {
   // next is due an interval later.
   void begun(std::int64_t now_ms) { due_ms_ = now_ms + interval_ms_ * slowdown_; }
   void succeeded() { slowdown_ = 1; }
-  // A program that can't be checkpointed is frozen for each attempt; try less and less often.
-  void failed(std::int64_t now_ms) {
+  void failed(bool refused, std::int64_t now_ms) {
+    const std::int64_t longest_ms = refused ? kLongestRefusedMs : kLongestMs;
     const std::int64_t most =
-        std::max<std::int64_t>(1, kLongestMs / std::max(interval_ms_, std::int64_t{1}));
+        std::max<std::int64_t>(1, longest_ms / std::max(interval_ms_, std::int64_t{1}));
     slowdown_ = std::min(slowdown_ * 2, most);
     due_ms_ = now_ms + interval_ms_ * slowdown_;
   }

@@ -65,7 +65,7 @@ void Incarnation::checkpoint_failed(const Error& error, std::optional<std::uint6
   } else {
     if (error.code() == ErrorCode::NoSpace)
       told = std::move(told).context(fmt::format("disk of node {} full", node_.node));
-    schedule_->failed(node_.now_ns() / 1'000'000);
+    schedule_->failed(error.code() == ErrorCode::Refused, node_.now_ns() / 1'000'000);
     spdlog::warn("{}: checkpoint failed: {}", name(), told.message());
     result.set_log_tail(dump_log_tail());
     if (error.code() == ErrorCode::Damaged) {

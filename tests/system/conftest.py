@@ -174,6 +174,10 @@ class Cluster:
     def until_running(self, name, **kwargs):
         return self.until_job(name, lambda job: job["state"] == "running", f"{name} runs", **kwargs)
 
+    def until_running_on(self, name, node, **kwargs):
+        return self.until_job(name, lambda job: job["state"] == "running" and job.get("node") == node,
+                              f"{name} runs on {node}", **kwargs)
+
     def until_checkpoint(self, name, after=0, **kwargs):
         job = self.until_job(name, lambda job: int(job.get("newest_checkpoint", 0)) > after,
                              f"{name} has a checkpoint after {after}", **kwargs)

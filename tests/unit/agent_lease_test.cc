@@ -191,17 +191,21 @@ TEST(CheckpointSchedule, StartToStartAndAnEarlyFirst) {
   EXPECT_FALSE(CheckpointSchedule(0, 0).due(1'000'000)) << "no interval, no checkpoints";
 }
 
-TEST(CheckpointSchedule, FailuresSlowItDownUpToAMinute) {
+// What is wrong with a program stays wrong; a disk has room again at any moment, and until the next
+// attempt the job's newest checkpoint grows old.
+TEST(CheckpointSchedule, FailuresSlowItDownByTheirKind) {
   CheckpointSchedule schedule(1'000, 0);
   std::int64_t now = 1'000;
-  std::int64_t pause = 0;
-  for (int i = 0; i < 10; ++i) {
-    schedule.begun(now);
-    schedule.failed(now);
-    pause = schedule.due_ms() - now;
-    now = schedule.due_ms();
+  for (bool refused : {true, false}) {
+    std::int64_t pause = 0;
+    for (int i = 0; i < 10; ++i) {
+      schedule.begun(now);
+      schedule.failed(refused, now);
+      pause = schedule.due_ms() - now;
+      now = schedule.due_ms();
+    }
+    EXPECT_EQ(pause, refused ? 60'000 : 5'000);
   }
-  EXPECT_EQ(pause, 60'000);
   schedule.begun(now);
   schedule.succeeded();
   schedule.begun(now);
