@@ -137,6 +137,8 @@ void Incarnation::finish_shipment(bool supersede) {
   const Error& error = shipment->result.error();
   if (error.code() != ErrorCode::Cancelled)
     spdlog::warn("{}: checkpoint not shipped: {}", name(), error.message());
+  // A pack of an earlier checkpoint may have gone bad on this disk, and would so each time.
+  if (error.code() == ErrorCode::Damaged) node_.engine.copy_anew(*sandbox_);
   if (auto removed = sys::remove_tree(shipment->directory); !removed)
     spdlog::warn("{}: {}", name(), removed.error().message());
   if (shipment->order_id) answer(*shipment->order_id, fail(error));

@@ -25,6 +25,7 @@ Status Incarnation::bring_up() {
   if (std::holds_alternative<Ended>(origin_)) return fail(ErrorCode::FailedPrecondition, "ended");
   if (std::holds_alternative<Adopt>(origin_)) {
     spdlog::info("{}: adopted", name());
+    if (auto copy = node_.copies.find(job())) node_.engine.build_on(*sandbox_, copy->directory());
     return begin_living();
   }
   end_predecessors();

@@ -206,6 +206,8 @@ class FakeEngine : public agent::Engine {
   std::atomic<int> most_at_once = 0;
   std::atomic<int> restores = 0;
   std::atomic<int> preflights = 0;
+  std::atomic<int> built_on = 0;
+  std::atomic<int> copied_anew = 0;
 
   Result<agent::CheckpointInfo> checkpoint(agent::Sandbox& sandbox,
                                            const fs::path& directory) override {
@@ -237,6 +239,9 @@ class FakeEngine : public agent::Engine {
     if (!status && log_tail) *log_tail = "the log's tail";
     return status;
   }
+
+  void build_on(agent::Sandbox&, const fs::path&) override { ++built_on; }
+  void copy_anew(agent::Sandbox&) override { ++copied_anew; }
 
  private:
   Result<agent::CheckpointInfo> write(agent::Sandbox& sandbox, const fs::path& directory) {

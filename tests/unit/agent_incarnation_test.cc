@@ -366,6 +366,30 @@ TEST_F(IncarnationTest, RestartedAgentAdoptsWhatRuns) {
   EXPECT_EQ(link_.output_, "ab");
 }
 
+TEST_F(IncarnationTest, ARestartedAgentBuildsOnTheCheckpointThatItHas) {
+  result_of(start(1, spec()));
+  EXPECT_EQ(result_of(checkpoint()).checkpoint(), 1u);
+  ASSERT_TRUE(link_.wait_until([&](FakeLink&) { return copies_->find(JobId(7)) != nullptr; }));
+  restart_agent();
+  EXPECT_EQ(result_of(checkpoint()).checkpoint(), 2u);
+  EXPECT_EQ(engine_.built_on, 1);
+}
+
+// A pack that went bad on this disk is in every later checkpoint, and each would be refused.
+TEST_F(IncarnationTest, MemoryIsCopiedAnewWhenACheckpointArrivesDamaged) {
+  link_.on_call = [](std::string_view call) -> Status {
+    if (call == "upload") return fail(ErrorCode::Damaged, "packs/x arrived with a wrong checksum");
+    return {};
+  };
+  result_of(start(1, spec()));
+  EXPECT_EQ(result_of(checkpoint()).failure(), pb::FAILURE_DAMAGED_CHECKPOINT);
+  EXPECT_EQ(engine_.copied_anew, 1);
+  EXPECT_FALSE(sandbox()->exit());
+  link_.on_call = [](std::string_view) { return Status(); };
+  EXPECT_EQ(result_of(checkpoint()).failure(), pb::FAILURE_NONE);
+  EXPECT_EQ(engine_.copied_anew, 1);
+}
+
 TEST_F(IncarnationTest, ExitWithoutAnAgentIsReportedByTheNext) {
   result_of(start(1, spec()));
   link_.on_call = [](std::string_view) { return Status(fail(ErrorCode::Unavailable, "away")); };

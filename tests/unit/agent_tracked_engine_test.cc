@@ -68,6 +68,32 @@ TEST_F(TrackedEngine, MemoryHoldsAfterTwoMoves) {
   expect_memory_holds(*sandbox);
 }
 
+// The second checkpoint, and the first one after a restore, bring what was written meanwhile.
+TEST_F(TrackedEngine, ACheckpointStoresWhatWasWritten) {
+  Sandbox* sandbox = start_command({program_directory() / "memwork", "--mb", "64", "--threads", "1",
+                                    "--pages-per-ms", "0.1", "--result", "-", "--ready", "-"});
+  ASSERT_NE(sandbox, nullptr);
+  await_lines(*sandbox, 1);
+  auto take = [&](Sandbox& of) {
+    auto info = engine_->checkpoint(of, next_checkpoint());
+    EXPECT_TRUE(info) << info.error().message();
+    return info ? info->new_memory_bytes : 0;
+  };
+  const std::uint64_t first = take(*sandbox);
+  EXPECT_GT(first, 1u << 20);
+  EXPECT_LT(take(*sandbox), first / 10);
+  auto checkpoint = next_checkpoint();
+  ASSERT_TRUE(engine_->checkpoint(*sandbox, checkpoint));
+  ASSERT_TRUE(sandbox->kill());
+  auto restored = restore(checkpoint);
+  ASSERT_TRUE(restored) << restored.error().message() << "\n" << log_tail_;
+  EXPECT_LT(take(**restored), first / 10);
+  engine_->copy_anew(**restored);
+  EXPECT_GT(take(**restored), first / 2);
+  EXPECT_LT(take(**restored), first / 10);
+  expect_memory_holds(**restored);
+}
+
 TEST_F(TrackedEngine, FailureInTheFreezeFallsBackToAFullDump) {
   Sandbox* sandbox = start_memwork();
   ASSERT_NE(sandbox, nullptr);

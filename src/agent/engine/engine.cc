@@ -49,9 +49,16 @@ class CriuEngine : public Engine {
   Result<void> restore(Sandbox& sandbox, const fs::path& directory, const RestoreOptions& options,
                        std::string* log_tail) override {
     BATON_CHECK(RestoreRun(sandbox, directory, options_).run(options, log_tail));
-    if (options_.track_memory && !options.leave_stopped_then_kill)
-      memories_.of(sandbox)->restored_from(directory);
+    if (!options.leave_stopped_then_kill) build_on(sandbox, directory);
     return {};
+  }
+
+  void build_on(Sandbox& sandbox, const fs::path& directory) override {
+    if (options_.track_memory) memories_.of(sandbox)->build_on(directory);
+  }
+
+  void copy_anew(Sandbox& sandbox) override {
+    if (options_.track_memory) memories_.of(sandbox)->release();
   }
 
  private:

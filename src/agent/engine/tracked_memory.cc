@@ -44,15 +44,15 @@ Status TrackedMemory::ensure_tracker() {
   return {};
 }
 
-void TrackedMemory::restored_from(const fs::path& checkpoint) {
-  auto outcome = try_restored_from(checkpoint);
+void TrackedMemory::build_on(const fs::path& checkpoint) {
+  auto outcome = try_build_on(checkpoint);
   if (outcome) return;
   // Nothing is lost but that the next checkpoint is stored as if it were the first.
   spdlog::info("packs of {} are not used again: {}", checkpoint.string(), outcome.error().message());
   release();
 }
 
-Status TrackedMemory::try_restored_from(const fs::path& checkpoint) {
+Status TrackedMemory::try_build_on(const fs::path& checkpoint) {
   BATON_TRY(auto maps, read_maps(checkpoint));
   if (maps.empty()) return {};
   BATON_CHECK(ensure_tracker());

@@ -37,8 +37,8 @@ class TrackedMemory {
   explicit TrackedMemory(std::filesystem::path packs_directory)
       : packs_directory_(std::move(packs_directory)) {}
 
-  // The sandbox was restored from this checkpoint: what is in it need not be stored again.
-  void restored_from(const std::filesystem::path& checkpoint);
+  // The sandbox was at this checkpoint once: what is in it need not be stored again.
+  void build_on(const std::filesystem::path& checkpoint);
   // `images`: where CRIU will write, on the node.
   void before_dump(const Processes& processes, const std::filesystem::path& images);
   Status in_freeze(const Processes& processes);
@@ -61,7 +61,7 @@ class TrackedMemory {
   Status try_before_dump(const Processes& processes, const std::filesystem::path& images);
 
   Status ensure_tracker();
-  Status try_restored_from(const std::filesystem::path& checkpoint);
+  Status try_build_on(const std::filesystem::path& checkpoint);
 
   const std::filesystem::path packs_directory_;
   std::unique_ptr<Tracker> tracker_;
