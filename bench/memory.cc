@@ -171,8 +171,8 @@ int main(int argc, char** argv) {
                  {"percent_per_s", options.percent_per_s},
                  {"interval_ms", options.interval_ms},
                  {"first", samples->front()}};
-  for (const char* figure :
-       {"refresh_ms", "precopy_ms", "stop_ms", "copy_rest_ms", "settle_ms", "save_ms", "rest_pages", "new_bytes"})
+  for (const char* figure : {"refresh_ms", "precopy_ms", "stop_ms", "copy_rest_ms", "settle_ms",
+                             "save_ms", "rest_pages", "new_bytes"})
     report["median"][figure] = median(*samples, figure);
   fmt::print("{}\n", report.dump(2));
   report["samples"] = *samples;

@@ -8,7 +8,7 @@ namespace baton::agent {
 
 class CheckpointSchedule {
  public:
-  static constexpr std::int64_t kFirstMs = 1'000;     // the preflight should be early
+  static constexpr std::int64_t kFirstMs = 1'000;  // the preflight should be early
   // Between attempts that keep failing: because of the program, which is frozen for each of them,
   // and because of what may be mended at any moment (a full disk, a CRIU that was killed).
   static constexpr std::int64_t kLongestRefusedMs = 60'000;

@@ -141,9 +141,9 @@ Result<std::shared_ptr<LocalCopy>> Incarnation::fetch(CheckpointNumber number, d
     return copy && same_checkpoint(copy->info(), info) && copy->verify(whole);
   };
   BATON_CHECK(fault("agent.restore.before_fetch"));
-  auto download =
-      node_.controller.download(request, record_.restore(),
-                                copy ? copy->directory() : std::filesystem::path(), have_it, cancel_);
+  auto download = node_.controller.download(request, record_.restore(),
+                                            copy ? copy->directory() : std::filesystem::path(),
+                                            have_it, cancel_);
   if (!download)
     return fail(std::move(download).error().context(fmt::format("fetch checkpoint {}", number)));
   if (download->fetched) {

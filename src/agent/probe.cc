@@ -18,8 +18,8 @@
 #include "base/log.h"
 #include "criu/session.h"
 #include "sys/file.h"
-#include "sys/userfaultfd.h"
 #include "sys/mounts.h"
+#include "sys/userfaultfd.h"
 
 namespace baton::agent {
 namespace {

@@ -1,7 +1,6 @@
 #include "agent/transfer.h"
 
 #include <fcntl.h>
-
 #include <unistd.h>
 
 #include <algorithm>

@@ -72,8 +72,8 @@ std::string checkpoints_table(const v1::ListCheckpointsReply& list) {
                "THREADS", "STATUS"});
   for (const v1::Checkpoint& checkpoint : list.checkpoints())
     table.add({std::to_string(checkpoint.number()), format_ago(checkpoint.taken_wall_ms(), now),
-               checkpoint.node(), checkpoint.cause(), format_size(checkpoint.size_bytes()), format_size(checkpoint.new_bytes()),
-               format_duration_ms(checkpoint.frozen_ms()),
+               checkpoint.node(), checkpoint.cause(), format_size(checkpoint.size_bytes()),
+               format_size(checkpoint.new_bytes()), format_duration_ms(checkpoint.frozen_ms()),
                format_duration_ms(checkpoint.total_ms()), std::to_string(checkpoint.processes()),
                std::to_string(checkpoint.threads()),
                checkpoint.quarantined()   ? "quarantined: " + checkpoint.quarantine_cause()

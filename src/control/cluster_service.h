@@ -21,7 +21,7 @@ class ClusterService final : public v1::Cluster::Service {
   grpc::Status ShipOutput(grpc::ServerContext* call, const v1::OutputChunk* request,
                           v1::OutputReply* reply) override;
   grpc::Status HasSharedFiles(grpc::ServerContext* call, const v1::HasSharedFilesRequest* request,
-                            v1::HasSharedFilesReply* reply) override;
+                              v1::HasSharedFilesReply* reply) override;
   grpc::Status UploadCheckpoint(grpc::ServerContext* call,
                                 grpc::ServerReader<v1::UploadPart>* stream,
                                 v1::UploadReply* reply) override;

@@ -47,6 +47,7 @@ Result<std::unique_ptr<Controller>> Controller::start(const ControllerOptions& o
   BATON_CHECK(controller->open_stores(options));
   BATON_CHECK(controller->take_up(options));
   BATON_CHECK(controller->serve(options));
+  controller->scrubber_ = std::make_unique<Scrubber>(*controller->loop_);
   return controller;
 }
 
@@ -155,6 +156,7 @@ Status Controller::serve(const ControllerOptions& options) {
 }
 
 Controller::~Controller() {
+  scrubber_.reset();
   calls_.request_stop();
   auto deadline = std::chrono::system_clock::now() + kShutdownGrace;
   for (auto& endpoint : endpoints_) endpoint.server->Shutdown(deadline);

@@ -12,6 +12,7 @@
 #include "control/api_service.h"
 #include "control/cluster_service.h"
 #include "control/options.h"
+#include "control/scrubber.h"
 
 namespace baton::control {
 
@@ -55,6 +56,7 @@ class Controller {
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<ServiceContext> context_;
   std::unique_ptr<Bulk> bulk_;
+  std::unique_ptr<Scrubber> scrubber_;
   std::vector<Endpoint> endpoints_;
   std::vector<int> ports_;
   std::string socket_;

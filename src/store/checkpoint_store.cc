@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/statvfs.h>
 
+#include <algorithm>
 #include <charconv>
 #include <optional>
 
@@ -45,12 +46,7 @@ Result<std::unique_ptr<CheckpointStore>> CheckpointStore::open(const fs::path& r
   BATON_CHECK(sys::remove_tree(root / "checkpoints" / kIncoming));
   BATON_CHECK(sys::make_directories(root / "checkpoints" / kIncoming, 0700));
   BATON_CHECK(sys::make_directories(root / kShared, 0700));
-  std::vector<std::string> shared;
-  std::error_code error;
-  for (fs::directory_iterator entry(root / kShared, error), end; !error && entry != end;
-       entry.increment(error))
-    shared.push_back(entry->path().filename().string());
-  if (error) return fail_errno(fmt::format("read {}", root.string()), error.value());
+  BATON_TRY(auto shared, store->list_shared_files());
   BATON_CHECK(store->collect_shared_files(shared));
   BATON_CHECK(sys::sync_directory(root));
   return store;
@@ -81,8 +77,7 @@ std::vector<std::string> CheckpointStore::missing_shared_files(
     const std::vector<std::string>& hashes) const {
   std::vector<std::string> missing;
   for (const auto& hash : hashes)
-    if (!is_hash(hash) || ::access(shared_file(hash).c_str(), F_OK) != 0)
-      missing.push_back(hash);
+    if (!is_hash(hash) || ::access(shared_file(hash).c_str(), F_OK) != 0) missing.push_back(hash);
   return missing;
 }
 
@@ -123,6 +118,47 @@ Result<std::unique_ptr<Reader>> CheckpointStore::open_reader(JobId job, Checkpoi
     return fail(reader->damaged(kManifestName, "it belongs to another checkpoint"));
   reader->manifest_ = std::move(*manifest);
   return reader;
+}
+
+Result<std::vector<std::string>> CheckpointStore::list_shared_files() const {
+  std::vector<std::string> hashes;
+  std::error_code error;
+  for (fs::directory_iterator entry(root_ / kShared, error), end; !error && entry != end;
+       entry.increment(error))
+    hashes.push_back(entry->path().filename().string());
+  if (error) return fail_errno(fmt::format("read {}", root_.string()), error.value());
+  return hashes;
+}
+
+Result<CheckpointStore::SharedFileCheck> CheckpointStore::check_shared_file(
+    const std::string& hash) {
+  const fs::path path = shared_file(hash);
+  SharedFileCheck check;
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0) check.bytes = static_cast<std::uint64_t>(info.st_size);
+  auto found = hash_file(path);
+  if (found && *found == hash) return check;
+  if (!found && found.error().code() == ErrorCode::NotFound) return check;  // collected meanwhile
+  check.damage = fmt::format("{}: {}", path.string(),
+                             found ? "its checksum is wrong" : found.error().message());
+  BATON_TRY(check.holders, holders(path));
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT)
+    return fail_errno(fmt::format("remove {}", path.string()));
+  return check;
+}
+
+// Whose checkpoints have a link to this very file.
+Result<std::vector<CheckpointStore::Key>> CheckpointStore::holders(const fs::path& shared) const {
+  BATON_TRY(auto keys, list());
+  std::erase_if(keys, [&](const Key& key) {
+    return std::ranges::none_of(kSharedFolders, [&](const char* folder) {
+      std::error_code absent;
+      return fs::equivalent(directory(key.first, key.second) / folder / shared.filename(), shared,
+                            absent);
+    });
+  });
+  std::ranges::sort(keys);
+  return keys;
 }
 
 Status CheckpointStore::verify(JobId job, CheckpointNumber number) {

@@ -2,7 +2,8 @@
 //
 //   ROOT/checkpoints/<job>/<number>/      files as they were uploaded, and manifest.json
 //   ROOT/checkpoints/.incoming/<n>/       uploads under way and removals; emptied by open()
-//   ROOT/shared/<xxh3_128>                hard links to the base-files/ and packs/ of all checkpoints
+//   ROOT/shared/<xxh3_128>                hard links to the base-files/ and packs/ of all
+//   checkpoints
 //
 // Publishing: every file fsynced, every folder fsynced, the manifest durable, the directory
 // renamed to its number, its parent fsynced. A directory under its number is therefore whole; it
@@ -57,6 +58,17 @@ class CheckpointStore {
   // Reads everything. Damaged: names the first file that is missing or wrong.
   Status verify(JobId job, CheckpointNumber number);
 
+  // The hashes of all shared files.
+  Result<std::vector<std::string>> list_shared_files() const;
+  // Reads a shared file. One that is not what its name says is not shared any more, so that the
+  // next checkpoint that needs it brings it anew.
+  struct SharedFileCheck {
+    std::uint64_t bytes = 0;
+    std::string damage;                                       // empty: it is whole, or gone
+    std::vector<std::pair<JobId, CheckpointNumber>> holders;  // of a damaged one, ascending
+  };
+  Result<SharedFileCheck> check_shared_file(const std::string& hash);
+
   // Gone at once, or when the last Reader of it ends. Fine if absent.
   Status remove(JobId job, CheckpointNumber number);
   Status remove_job(JobId job);
@@ -75,6 +87,7 @@ class CheckpointStore {
   fs::path shared_file(std::string_view hash) const;
   void observe(std::string_view step, const fs::path& path) const;
   Status remove_now(const Key& key);
+  Result<std::vector<Key>> holders(const fs::path& shared) const;
   Status collect_shared_files(const std::vector<std::string>& hashes);
   void unpin(const Key& key);
 

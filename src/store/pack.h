@@ -1,8 +1,8 @@
 // A pack: pages of memory in one file that is written once, from front to back, and never changed.
 // Its name is the hash of its bytes. docs/store-format.md has the format.
 //
-// Pages are numbered from 0 in the order in which they were added. They are compressed in extents of
-// kExtentPages, so reading one page costs the decompression of its extent.
+// Pages are numbered from 0 in the order in which they were added. They are compressed in extents
+// of kExtentPages, so reading one page costs the decompression of its extent.
 //
 // Thread-compatible: one thread at a time for each object.
 #pragma once

@@ -10,7 +10,8 @@
 
 namespace baton::store::pack_format {
 
-static_assert(std::endian::native == std::endian::little, "figures are stored as they lie in memory");
+static_assert(std::endian::native == std::endian::little,
+              "figures are stored as they lie in memory");
 
 inline constexpr std::array<char, 8> kHeadMagic = {'B', 'A', 'T', 'N', 'P', 'A', 'C', 'K'};
 inline constexpr std::array<char, 8> kFootMagic = {'B', 'A', 'T', 'N', 'S', 'E', 'A', 'L'};

@@ -50,7 +50,8 @@ Status PackReader::load_index() {
   BATON_CHECK_CTX(sys::pread_all(file_.get(), &head, sizeof head, 0), path_.string());
   BATON_CHECK_CTX(sys::pread_all(file_.get(), &foot, sizeof foot, size - sizeof foot),
                   path_.string());
-  if (head.magic != kHeadMagic || foot.magic != kFootMagic) return damaged("not a pack, or cut short");
+  if (head.magic != kHeadMagic || foot.magic != kFootMagic)
+    return damaged("not a pack, or cut short");
   if (head.version != kVersion || head.page_bytes != kPageBytes)
     return damaged("of a format that this version does not know");
   if (foot.pages > kPackPagesMax || foot.extents != (foot.pages + kExtentPages - 1) / kExtentPages)

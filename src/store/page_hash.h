@@ -1,4 +1,5 @@
-// What a page holds, in 16 bytes: XXH3-128. Finds damage and equal pages; no defence against malice.
+// What a page holds, in 16 bytes: XXH3-128. Finds damage and equal pages; no defence against
+// malice.
 #pragma once
 
 #include <cstddef>

@@ -106,7 +106,8 @@ Status decode_body(std::string_view body, std::uint64_t count, PageMap& map) {
   std::uint64_t end = 0;
   map.runs.reserve(count);
   for (std::uint64_t i = 0; i < count; ++i) {
-    auto gap = numbers.next(), pages = numbers.next(), pack = numbers.next(), first = numbers.next();
+    auto gap = numbers.next(), pages = numbers.next(), pack = numbers.next(),
+         first = numbers.next();
     if (!first) return damaged("it ends too early");
     constexpr std::uint64_t pages_max = kAddressEnd / kPageBytes;
     if (*gap > pages_max || *pages > pages_max || *pages == 0 || *pack > map.packs.size())
@@ -139,7 +140,8 @@ std::uint64_t PageMap::pages() const {
 void PageMap::append(const MapRun& run) {
   if (!runs.empty()) {
     MapRun& last = runs.back();
-    bool continues = last.pack == run.pack && last.address + last.pages * kPageBytes == run.address &&
+    bool continues = last.pack == run.pack &&
+                     last.address + last.pages * kPageBytes == run.address &&
                      (run.pack == kZeroPages || last.first + last.pages == run.first);
     if (continues) {
       last.pages += run.pages;
@@ -162,7 +164,8 @@ std::string encode_page_map(const PageMap& map) {
   head.body_bytes = body.size();
   head.body_hash = hash_whole(table + body);
   std::string compressed(ZSTD_compressBound(body.size()), '\0');
-  compressed.resize(ZSTD_compress(compressed.data(), compressed.size(), body.data(), body.size(), 3));
+  compressed.resize(
+      ZSTD_compress(compressed.data(), compressed.size(), body.data(), body.size(), 3));
   return std::string(reinterpret_cast<const char*>(&head), sizeof head) + table + compressed;
 }
 
@@ -173,8 +176,9 @@ Result<PageMap> decode_page_map(std::string_view bytes) {
   bytes.remove_prefix(sizeof head);
   if (head.magic != kMagic) return damaged("it is none");
   if (head.version != kVersion) return damaged("of a format that this version does not know");
-  if (head.packs > kPacksMax || head.runs > kRunsMax || head.body_bytes > head.runs * kRunBytesMax ||
-      head.body_bytes < head.runs * kRunBytesMin || bytes.size() < head.packs * sizeof(PackEntry))
+  if (head.packs > kPacksMax || head.runs > kRunsMax ||
+      head.body_bytes > head.runs * kRunBytesMax || head.body_bytes < head.runs * kRunBytesMin ||
+      bytes.size() < head.packs * sizeof(PackEntry))
     return damaged("its figures contradict each other");
   const std::string_view table = bytes.substr(0, head.packs * sizeof(PackEntry));
   bytes.remove_prefix(table.size());
@@ -182,8 +186,8 @@ Result<PageMap> decode_page_map(std::string_view bytes) {
   if (head.body_bytes > (std::uint64_t{bytes.size()} << 15)) return damaged("its size is absurd");
   std::string whole(table);
   whole.resize(table.size() + head.body_bytes);
-  std::size_t count = ZSTD_decompress(whole.data() + table.size(), head.body_bytes, bytes.data(),
-                                      bytes.size());
+  std::size_t count =
+      ZSTD_decompress(whole.data() + table.size(), head.body_bytes, bytes.data(), bytes.size());
   if (ZSTD_isError(count) || count != head.body_bytes) return damaged("it does not decompress");
   if (hash_whole(whole) != head.body_hash) return damaged("its checksum is wrong");
   PageMap map;

@@ -103,7 +103,8 @@ Status Upload::link_shared_file(const std::string& path, std::uint64_t size, std
   BATON_CHECK(check_new(path, size));
   std::string hash(shared_file_hash(path));
   if (hash.empty())
-    return fail(ErrorCode::InvalidArgument, fmt::format("{} is not a file that checkpoints share", path));
+    return fail(ErrorCode::InvalidArgument,
+                fmt::format("{} is not a file that checkpoints share", path));
   fs::path shared = store_.shared_file(hash);
   if (::link(shared.c_str(), (directory_ / path).c_str()) != 0) {
     if (errno != ENOENT) return fail_errno(fmt::format("link {}", shared.string()));

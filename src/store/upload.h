@@ -29,7 +29,8 @@ class Upload {
   Status write(std::string_view data);
   // Damaged when size or hash is not what was announced: it broke on its way.
   Status end_file(const std::string& xxh3_128);
-  // `path` names a shared file (see manifest.h) and the store has it. NotFound: it has not (any more); send it.
+  // `path` names a shared file (see manifest.h) and the store has it. NotFound: it has not (any
+  // more); send it.
   Status link_shared_file(const std::string& path, std::uint64_t size, std::uint32_t mode);
 
   // Returns when the checkpoint is durable under `number`. `info_json`: a JSON object.

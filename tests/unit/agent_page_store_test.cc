@@ -167,9 +167,9 @@ TEST_F(PageStoreTest, AssemblesBetweenDumpedPages) {
                             {base + 9 * page_bytes, 1, criu::pagemap_present}}};
   auto from = checkpoint / "images";
   ASSERT_TRUE(criu::write_pagemap(criu::pagemap_path(from, 7), image));
-  ASSERT_TRUE(sys::write_file_durable(criu::pages_path(from, 4),
-                                      content_of(0, 8) + content_of(5, 8) + content_of(6, 8) +
-                                          content_of(9, 8)));
+  ASSERT_TRUE(sys::write_file_durable(
+      criu::pages_path(from, 4),
+      content_of(0, 8) + content_of(5, 8) + content_of(6, 8) + content_of(9, 8)));
   const fs::path images = directory_.path() / "images";
   fs::create_directories(images);
   auto made = assemble_memory(checkpoint, images);
@@ -203,7 +203,8 @@ TEST_F(PageStoreTest, AssemblyRefusesWhatIsNotWhole) {
     fs::create_directories(images);
     auto made = assemble_memory(checkpoint, images);
     EXPECT_FALSE(made);
-    return made ? "" : fmt::format("{}: {}", to_string(made.error().code()), made.error().message());
+    return made ? ""
+                : fmt::format("{}: {}", to_string(made.error().code()), made.error().message());
   };
   std::ofstream(checkpoint / layout::map_file(7)) << "nonsense";
   EXPECT_THAT(refusal(), HasSubstr("memory/7.map"));
@@ -212,7 +213,8 @@ TEST_F(PageStoreTest, AssemblyRefusesWhatIsNotWhole) {
   EXPECT_THAT(refusal(), HasSubstr("pagemap-7.img")) << "no image of CRIU's";
   criu::PagemapImage image{4, {{base + page_bytes, 2, criu::pagemap_present}}};
   ASSERT_TRUE(criu::write_pagemap(criu::pagemap_path(checkpoint / "images", 7), image));
-  ASSERT_TRUE(sys::write_file_durable(criu::pages_path(checkpoint / "images", 4), content_of(1, 1)));
+  ASSERT_TRUE(
+      sys::write_file_durable(criu::pages_path(checkpoint / "images", 4), content_of(1, 1)));
   EXPECT_THAT(refusal(), testing::AllOf(HasSubstr("damaged"), HasSubstr("missing"))) << "no pack";
   fs::create_directories(checkpoint / "packs");
   fs::copy_file(pack, checkpoint / "packs" / pack.filename());

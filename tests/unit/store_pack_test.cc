@@ -117,7 +117,8 @@ PageMap random_map(std::mt19937_64& random) {
     if (!map.packs.empty() && random() % 4) {
       run.pack = static_cast<std::uint32_t>(random() % map.packs.size());
       run.pages = std::min<std::uint64_t>(run.pages, map.packs[run.pack].pages);
-      run.first = static_cast<std::uint32_t>(random() % (map.packs[run.pack].pages - run.pages + 1));
+      run.first =
+          static_cast<std::uint32_t>(random() % (map.packs[run.pack].pages - run.pages + 1));
     }
     map.append(run);
     address += (run.pages + random() % 3) * kPageBytes;

@@ -59,8 +59,8 @@ class PagesFile {
     if (run.pack == store::kZeroPages) return add_zeroes(pages);
     BATON_TRY(store::PackReader * pack, packs_.get(map_.packs[run.pack].hash));
     for (auto at = static_cast<std::uint32_t>(run.first + skip); pages > 0;) {
-      auto count = static_cast<std::uint32_t>(
-          std::min<std::uint64_t>(pages, buffer_.size() / page_bytes));
+      auto count =
+          static_cast<std::uint32_t>(std::min<std::uint64_t>(pages, buffer_.size() / page_bytes));
       BATON_CHECK(pack->read(at, count, buffer_.data()));
       BATON_CHECK(sys::write_all(out_.get(), {buffer_.data(), count * page_bytes}));
       at += count;
@@ -99,8 +99,8 @@ PageSet mapped_pages(const store::PageMap& map) {
   return pages;
 }
 
-// Which runs the pages come in: CRIU's where it dumped a page, else those of the map. Each is told to
-// `dumped` or `copied` in the order of addresses.
+// Which runs the pages come in: CRIU's where it dumped a page, else those of the map. Each is told
+// to `dumped` or `copied` in the order of addresses.
 template <typename Dumped, typename Copied>
 Status merge(const std::vector<PagemapRun>& theirs, const store::PageMap& map, Dumped dumped,
              Copied copied) {
@@ -108,7 +108,8 @@ Status merge(const std::vector<PagemapRun>& theirs, const store::PageMap& map, D
   auto their = theirs.begin();
   auto run = map.runs.begin();
   for (const PageRun& part : ours.runs()) {
-    for (; their != theirs.end() && their->address < part.start; ++their) BATON_CHECK(dumped(*their));
+    for (; their != theirs.end() && their->address < part.start; ++their)
+      BATON_CHECK(dumped(*their));
     for (std::uint64_t at = part.start; at < part.end;) {
       while (run->address + run->pages * page_bytes <= at) ++run;
       const std::uint64_t skip = (at - run->address) / page_bytes;

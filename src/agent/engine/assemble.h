@@ -10,9 +10,9 @@
 
 namespace baton::agent {
 
-// Writes the images of memory of all processes that have a map in `checkpoint` into `images`. There,
-// the others are to be added by the caller: the result names the files that are made. Damaged: the
-// checkpoint isn't whole; the message names the file.
+// Writes the images of memory of all processes that have a map in `checkpoint` into `images`.
+// There, the others are to be added by the caller: the result names the files that are made.
+// Damaged: the checkpoint isn't whole; the message names the file.
 Result<std::set<std::string>> assemble_memory(const std::filesystem::path& checkpoint,
                                               const std::filesystem::path& images);
 

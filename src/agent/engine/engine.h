@@ -111,8 +111,8 @@ class Engine {
   virtual Result<void> restore(Sandbox& sandbox, const std::filesystem::path& directory,
                                const RestoreOptions& options, std::string* log_tail) = 0;
 
-  // The sandbox was at this checkpoint once: what is in it need not be stored again. For one that an
-  // earlier process of ours took it of; restore() does so by itself. Best effort.
+  // The sandbox was at this checkpoint once: what is in it need not be stored again. For one that
+  // an earlier process of ours took it of; restore() does so by itself. Best effort.
   virtual void build_on(Sandbox& sandbox, const std::filesystem::path& directory) = 0;
   // Earlier copies of the sandbox's memory are not to be trusted: the next checkpoint copies all.
   virtual void copy_anew(Sandbox& sandbox) = 0;

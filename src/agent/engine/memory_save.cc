@@ -43,8 +43,10 @@ std::set<std::uint32_t> choose_victims(const PagePacks& packs, const Counts& liv
   for (const auto& [number, pack] : packs.packs()) {
     const std::uint64_t count = live.at(number);
     if (pack.hash.empty() || count == 0) continue;
-    if (count * mostly_dead <= pack.pages) dead.emplace_back(count, number);
-    else if (pack.pages < small_pack_pages) small.emplace_back(count, number);
+    if (count * mostly_dead <= pack.pages)
+      dead.emplace_back(count, number);
+    else if (pack.pages < small_pack_pages)
+      small.emplace_back(count, number);
   }
   std::ranges::sort(dead);
   std::ranges::sort(small);
@@ -80,8 +82,8 @@ Status rewrite_some(PagePacks& packs, const Stores& stores) {
 }  // namespace
 
 Result<SavedMemory> save_memory(PagePacks& packs, std::span<const FrozenMemory> memory,
-                                const std::map<pid_t, pid_t>& image_pids,
-                                const fs::path& directory, bool may_rewrite) {
+                                const std::map<pid_t, pid_t>& image_pids, const fs::path& directory,
+                                bool may_rewrite) {
   Stores stores;
   for (const FrozenMemory& process : memory) {
     if (!stores.insert(&process.space->store()).second) continue;

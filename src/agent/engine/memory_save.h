@@ -22,8 +22,8 @@ struct SavedMemory {
 };
 
 // `memory`: of all processes whose copies shall be kept; everything else in `packs` is dropped.
-// `image_pids`: node's pid -> pid in CRIU's images. `may_rewrite`: packs that are mostly dead may be
-// rewritten, which takes time. Not synced. After an error the packs are void.
+// `image_pids`: node's pid -> pid in CRIU's images. `may_rewrite`: packs that are mostly dead may
+// be rewritten, which takes time. Not synced. After an error the packs are void.
 Result<SavedMemory> save_memory(PagePacks& packs, std::span<const FrozenMemory> memory,
                                 const std::map<pid_t, pid_t>& image_pids,
                                 const std::filesystem::path& directory, bool may_rewrite);

@@ -64,7 +64,8 @@ Status PagePacks::drop(std::uint32_t number) {
   if (at == packs_.end() || at->second.hash.empty()) return {};
   // Two numbers may stand for the same content.
   bool shared = false;
-  for (const auto& [other, pack] : packs_) shared |= other != number && pack.hash == at->second.hash;
+  for (const auto& [other, pack] : packs_)
+    shared |= other != number && pack.hash == at->second.hash;
   if (!shared && ::unlink(path(at->second).c_str()) != 0 && errno != ENOENT)
     return fail_errno(fmt::format("remove {}", path(at->second).string()));
   packs_.erase(at);

@@ -16,7 +16,8 @@
 namespace baton::agent {
 
 // About 24 bytes of memory for a page. A page that is put again with the content it had costs no
-// room in the packs, also after it was forgotten. Used by one thread at a time; `packs` outlives it.
+// room in the packs, also after it was forgotten. Used by one thread at a time; `packs` outlives
+// it.
 class PageStore {
  public:
   explicit PageStore(PagePacks& packs) : packs_(&packs) {}

@@ -76,7 +76,8 @@ Status RestoreRun::place_images() {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(directory_ / "images", error))
     if (!assembled.contains(entry.path().filename()))
-      BATON_CHECK(link_or_copy(entry.path(), sandbox_.images_directory() / entry.path().filename()));
+      BATON_CHECK(
+          link_or_copy(entry.path(), sandbox_.images_directory() / entry.path().filename()));
   if (error)
     return fail(ErrorCode::Damaged,
                 fmt::format("{}: {}", (directory_ / "images").string(), error.message()));

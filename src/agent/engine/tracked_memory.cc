@@ -48,7 +48,8 @@ void TrackedMemory::build_on(const fs::path& checkpoint) {
   auto outcome = try_build_on(checkpoint);
   if (outcome) return;
   // Nothing is lost but that the next checkpoint is stored as if it were the first.
-  spdlog::info("packs of {} are not used again: {}", checkpoint.string(), outcome.error().message());
+  spdlog::info("packs of {} are not used again: {}", checkpoint.string(),
+               outcome.error().message());
   release();
 }
 

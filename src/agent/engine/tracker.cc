@@ -67,8 +67,7 @@ Result<std::unique_ptr<Tracker>> Tracker::create(const TrackerOptions& options) 
   sys::TrackingAbility ability = sys::probe_tracking();
   if (!ability.available) return fail(ErrorCode::Unfit, ability.reason);
   BATON_TRY(CopyBuffers buffers, CopyBuffers::create(options.freeze_bytes));
-  std::unique_ptr<Tracker> tracker(
-      new Tracker(options, std::move(ability), std::move(buffers)));
+  std::unique_ptr<Tracker> tracker(new Tracker(options, std::move(ability), std::move(buffers)));
   BATON_CHECK(tracker->ensure_packs());
   return tracker;
 }
