@@ -100,6 +100,9 @@ class StoppedThread {
       if (signal == SIGTRAP && !event_stop_) break;
       if (event_stop_) continue;  // job control stopped or continued the process meanwhile
       if (signal == SIGSYS) return fail(ErrorCode::Unfit, "it intercepts its own system calls");
+      // The step's own fault, not a signal that somebody sent: those are blocked.
+      if (signal == SIGSEGV || signal == SIGBUS || signal == SIGILL)
+        return fail(ErrorCode::Unfit, "it faults at a system call instruction of its vdso");
       // SIGSTOP can't be blocked: it gets its due when we let go.
       signal_ = signal;
     }
@@ -208,7 +211,9 @@ Result<std::uint64_t> find_call_instruction(pid_t pid) {
 
 // A thread that will stop soon: any that is not in an uninterruptible sleep, the leader first.
 Result<pid_t> choose_thread(pid_t pid) {
-  for (pid_t tid : thread_ids(pid)) {
+  const auto threads = thread_ids(pid);
+  if (threads.empty()) return fail(ErrorCode::NotFound, "the process ended");
+  for (pid_t tid : threads) {
     auto state = status_field(tid, "State");
     if (state && !state->empty() &&
         std::string_view("DZXx").find(state->front()) == std::string_view::npos)
@@ -227,10 +232,11 @@ Status with_stopped_thread(
   Status outcome;
   std::thread([&] {
     outcome = [&]() -> Status {
-      BATON_TRY(std::uint64_t instruction, find_call_instruction(pid));
       BATON_TRY(pid_t tid, choose_thread(pid));
       BATON_TRY(bool seccomp, has_seccomp_filter(tid));
       BATON_TRY(StoppedThread thread, StoppedThread::attach(tid, seccomp));
+      // Only now: a program that the process executes before it stands still has another vdso.
+      BATON_TRY(std::uint64_t instruction, find_call_instruction(pid));
       return work(thread, instruction);
     }();
   }).join();
