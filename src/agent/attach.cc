@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "wire/channel.h"
+#include "wire/text.h"
 
 namespace baton::agent {
 namespace {
@@ -143,6 +144,7 @@ void Attachment::send(const pb::OrderResult& result) {
 void Attachment::write(const pb::OrderResult& result) {
   pb::AgentMessage message;
   *message.mutable_result() = result;
+  wire::clean_text(message);
   std::lock_guard lock(write_mutex_);
   if (!stream_ || !stream_->Write(message))
     spdlog::info("result of order {} waits for the next stream", result.order_id());

@@ -3,6 +3,7 @@
 #include "agent/transfer.h"
 #include "wire/channel.h"
 #include "wire/status.h"
+#include "wire/text.h"
 
 namespace baton::agent {
 namespace {
@@ -44,14 +45,18 @@ class GrpcControllerLink : public ControllerLink {
     return download_checkpoint(*stub_, request, directory, reuse, have_it, cancel);
   }
 
-  Status report_exit(const pb::ExitReport& report, CancelToken& cancel) override {
+  Status report_exit(const pb::ExitReport& original, CancelToken& cancel) override {
+    pb::ExitReport report = original;
+    wire::clean_text(report);
     pb::Empty empty;
     return call(cancel, [&](grpc::ClientContext* context) {
       return stub_->ReportExit(context, report, &empty);
     });
   }
 
-  Status report_checkpoint(const pb::CheckpointReport& report, CancelToken& cancel) override {
+  Status report_checkpoint(const pb::CheckpointReport& original, CancelToken& cancel) override {
+    pb::CheckpointReport report = original;
+    wire::clean_text(report);
     pb::Empty empty;
     return call(cancel, [&](grpc::ClientContext* context) {
       return stub_->ReportCheckpoint(context, report, &empty);

@@ -102,6 +102,8 @@ int Program::run(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app_.exit(error);  // --help
     if (const std::string word = unknown_command(app_, typed); !word.empty())
       fmt::print(stderr, "baton: {} is not a command; baton --help lists them\n", word);
+    else if (app_.get_subcommands().empty())
+      fmt::print(stderr, "baton: a command is missing; baton --help lists them\n");
     else
       fmt::print(stderr, "baton: {}\n", error.what());
     return kExitUsage;

@@ -37,6 +37,7 @@ Status follow_output(Session& session, const OutputOptions& options) {
   request.mutable_job()->set_name_or_id(options.job);
   request.set_follow(options.follow);
   request.set_live(options.live);
+  BATON_CHECK(wire::check_text(request));
   std::uint64_t offset = options.offset;
   Status shown;
   BATON_CHECK(session.over_restarts([&](grpc::ClientContext& context) {
@@ -63,6 +64,7 @@ Result<v1::Job> await_end(Session& session, const std::string& job, std::int64_t
   const std::int64_t end = boot_time_ms() + timeout_ms;
   v1::WaitRequest request;
   request.mutable_job()->set_name_or_id(job);
+  BATON_CHECK(wire::check_text(request));
   v1::Job ended;
   for (;;) {
     const std::int64_t left = timeout_ms ? end - boot_time_ms() : kWaitSliceMs;
@@ -89,6 +91,7 @@ int exit_code_of(const v1::Job& job) {
 Status follow_events(Session& session, const v1::EventsRequest& first,
                      const std::function<bool(const v1::Event&)>& see) {
   v1::EventsRequest request = first;
+  BATON_CHECK(wire::check_text(request));
   return session.over_restarts([&](grpc::ClientContext& context) {
     auto stream = session.api().Events(&context, request);
     v1::Event event;

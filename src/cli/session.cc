@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "cli/terminal.h"
+#include "cli/units.h"
 #include "wire/channel.h"
 
 namespace baton::cli {
@@ -101,6 +102,15 @@ CLI::App* add_command(Program& program, const char* name, const std::string& hel
   }
   command->footer(details);
   return command;
+}
+
+CLI::Validator whole_number(std::uint64_t least) {
+  auto check = [least](const std::string& text) -> std::string {
+    const auto number = parse_number(text);
+    if (!number) return number.error().message();
+    return *number < least ? fmt::format("numbers begin at {}", least) : std::string();
+  };
+  return CLI::Validator(check, "");
 }
 
 void run_command(Program& program, const std::function<Result<int>(Session&)>& action,

@@ -13,6 +13,7 @@
 #include "cli/interrupt.h"
 #include "wire/baton.grpc.pb.h"
 #include "wire/status.h"
+#include "wire/text.h"
 
 namespace baton::cli {
 
@@ -57,6 +58,7 @@ class Session {
                                                                 const Request&, Reply*),
                           const Request& request, int seconds) {
     Reply reply;
+    BATON_CHECK(wire::check_text(request));
     BATON_CHECK(one_call(seconds, [&](grpc::ClientContext& context) {
       return (api_.get()->*method)(&context, request, &reply);
     }));
@@ -73,6 +75,9 @@ class Session {
 // A subcommand; the first sentence of `help` is for the list of commands, the rest for its own
 // --help, where blank lines separate paragraphs.
 CLI::App* add_command(Program& program, const char* name, const std::string& help);
+
+// For an option with a whole number from `least` on: "-1" would be taken for the largest else.
+CLI::Validator whole_number(std::uint64_t least = 0);
 
 // Opens a session, runs `action`, prints an error as one line, and leaves the exit code in
 // `program`; `failure` is that of an error.

@@ -1,5 +1,8 @@
 #include "cli/units.h"
 
+#include <algorithm>
+#include <cctype>
+#include <charconv>
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
@@ -68,8 +71,18 @@ Result<std::uint64_t> parse_size_bytes(std::string_view text) {
   return static_cast<std::uint64_t>(bytes);
 }
 
+Result<std::uint64_t> parse_number(std::string_view text) {
+  std::uint64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size())
+    return fail(ErrorCode::InvalidArgument, fmt::format("\"{}\" is not a number", text));
+  return number;
+}
+
 Result<int> parse_signal(std::string_view text) {
-  std::string_view name = text;
+  std::string upper(text);
+  std::ranges::transform(upper, upper.begin(), [](unsigned char c) { return std::toupper(c); });
+  std::string_view name = upper;
   if (name.starts_with("SIG")) name.remove_prefix(3);
   for (int number = 1; number < SIGRTMIN; ++number) {
     const char* abbreviation = ::sigabbrev_np(number);

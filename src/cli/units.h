@@ -14,6 +14,8 @@ Result<std::int64_t> parse_duration_ms(std::string_view text);
 // "4096", "64MiB", "64M", "1G", "1.5GiB": K, M, G and T are powers of 1024.
 Result<std::uint64_t> parse_size_bytes(std::string_view text);
 // "TERM", "SIGTERM", "15".
+// Digits alone: a "-1" is not taken for the largest number.
+Result<std::uint64_t> parse_number(std::string_view text);
 Result<int> parse_signal(std::string_view text);
 
 std::string format_duration_ms(double ms);     // "8.3 ms", "2.4 s", "3 m 20 s", "2 h 5 m"

@@ -1,5 +1,7 @@
 #include "control/api_service.h"
 
+#include <csignal>
+
 #include "base/clock.h"
 #include "base/version.h"
 #include "control/convert.h"
@@ -215,6 +217,7 @@ grpc::ServerUnaryReactor* ApiService::Kill(Call*, const v1::KillRequest* request
                   fmt::format("there is no signal {}", request->signal()));
     BATON_TRY(JobId id, find_job(request->job()));
     BATON_CHECK(ask(core::UserKill{0, id, request->signal()}, stop));
+    if (request->signal() == SIGKILL) return wait_ended(id, std::nullopt, stop, *reply);
     return get_job(id, *reply);
   });
 }

@@ -49,7 +49,13 @@ void Cluster::Impl::on(const OrderDone& input) {
     case OrderKind::Checkpoint:
       if (of_current) checkpoint_done(job, input);
       break;
-    case OrderKind::Signal: break;
+    case OrderKind::Signal:
+      if (of_current && input.failure != FailureKind::None && !job.r.desired_stop) {
+        tell(event::kUser, &job, input.node,
+             fmt::format("{}: the signal did not reach it: {}", job.name(),
+                         with_kind(input.failure, input.error)));
+      }
+      break;
   }
 }
 

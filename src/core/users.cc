@@ -15,7 +15,7 @@ std::unexpected<Error> unknown_job(JobId id) {
 }
 
 std::unexpected<Error> unknown_node(const NodeId& id) {
-  return fail(ErrorCode::NotFound, fmt::format("no node {}", id));
+  return fail(ErrorCode::NotFound, fmt::format("there is no node \"{}\"", id));
 }
 
 std::unexpected<Error> wrong_state(const Job& job, std::string_view why) {
@@ -44,7 +44,7 @@ void Cluster::Impl::on(const SubmitJob& input) {
   if (const NodeId& only = wanted.needs.wanted_node; !only.value.empty()) {
     if (find(only) == nullptr) {
       return reply(input.request,
-                   fail(ErrorCode::InvalidArgument, fmt::format("no node {}", only)));
+                   fail(ErrorCode::InvalidArgument, unknown_node(only).error().message()));
     }
     const Placement placement = place_job(wish(job, Urgency::Named, only, nullptr));
     if (!placement.node) {
@@ -187,6 +187,8 @@ void Cluster::Impl::on(const UserKill& input) {
   Job* job = find(input.job);
   if (job == nullptr) return reply(input.request, unknown_job(input.job));
   if (has_ended(job->r.state)) return reply(input.request, wrong_state(*job, "has ended already"));
+  // The command's death would leave what it started, and a frozen or absent one would not hear it.
+  if (input.signal == kSigKill) return on(UserStop{input.request, input.job, 0});
   const bool at_rest = job->r.current && !job->end_current && !job->move &&
                        job->r.current->state == IncarnationState::Running;
   const Node* node = at_rest ? find(job->r.current->node) : nullptr;
@@ -196,8 +198,6 @@ void Cluster::Impl::on(const UserKill& input) {
     out(SignalIncarnation{node->id(), job->id(), job->r.current->generation, input.signal});
     return;
   }
-  // A signal to a frozen or absent program would be lost with it; the end is what can be promised.
-  if (input.signal == kSigKill) return on(UserStop{input.request, input.job, 0});
   reply(input.request, wrong_state(*job, "can't take a signal now; it is between two places"));
 }
 

@@ -68,7 +68,7 @@ void add_up(CLI::App& app, int& exit_code) {
   command
       ->add_option("--cpu-quota", options->cpu_quota,
                    "CPUs per node. Default: 1, or what makes all nodes fit")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(0.01, 65'536.0));
   command->add_option("--policy", options->policy, "Policy file of the controller")
       ->check(CLI::ExistingFile);
   command

@@ -76,6 +76,15 @@ def test_stop_kill_and_rm(cluster):
     assert [job["spec"]["name"] for job in cluster.json("ps", "-a")] == ["polite"]
 
 
+def test_kill_ends_what_the_command_left_behind(cluster):
+    cluster.run("orphans", "sh", "-c", "(while :; do sleep 0.1; done) & echo up")
+    cluster.until_output("orphans", b"up\n")
+    cluster.baton("kill", "orphans")
+    job = cluster.job("orphans")
+    assert (job["state"], job["exit_code"]) == ("stopped", 137)
+    cluster.baton("rm", "orphans")
+
+
 def test_a_signal_reaches_the_command(cluster):
     cluster.run("usr1", "sh", "-c", "trap 'echo got it; exit 0' USR1; echo up; while :; do sleep 0.1; done")
     cluster.until_output("usr1", b"up\n")
@@ -100,6 +109,16 @@ def test_a_signal_reaches_the_command(cluster):
     (["run", "--detach", "--volume", "relative:/x", "--", "true"], "relative"),
     (["run", "--detach"], "command"),
     (["run", "--detach", "--restart", "sometimes", "--", "true"], "sometimes"),
+    (["run", "--detach", "--env", "LATIN=\udcff", "--", "true"], 'env "\\xff" is not valid UTF-8'),
+    (["run", "--detach", "--name", "x\udcff", "--", "true"], 'name "x\\xff" is not valid UTF-8'),
+    (["logs", "x\udcff"], "not valid UTF-8"),
+    (["wait", "x\udcff"], "not valid UTF-8"),
+    (["logs", "nobody-home", "--offset", "-1"], '"-1" is not a number'),
+    (["events", "--after", "-1"], '"-1" is not a number'),
+    (["restore", "nobody-home", "--checkpoint", "0"], "numbers begin at 1"),
+    (["stop", "nobody-home", "--grace", "50d"], "49d are the most"),
+    (["run", "--detach", "--node", "nowhere", "--", "true"], 'there is no node "nowhere"'),
+    (["--bogus"], "a command is missing"),
     (["checkpoint", "nobody-home"], "nobody-home"),
     (["restore", "nobody-home"], "nobody-home"),
 ])
@@ -114,6 +133,11 @@ def test_a_command_that_does_not_exist(cluster):
     assert result.returncode not in (0, None)
     assert b"/no/such/command" in result.stderr and b"No such file" in result.stderr
     assert cluster.job("ghost")["state"] == "failed"
+    # A path need not be UTF-8, and its error must reach the controller all the same: the agent's
+    # stream of results was cut by such a one, again and again, and the node took no order any more.
+    err = cluster.fails("run", "--node", "node-1", "--", "/no/such/\udcff")
+    assert "/no/such/\\xff: No such file" in err
+    assert cluster.baton("run", "--node", "node-1", "--", "echo", "still here") == "still here\n"
     err = cluster.fails("run", "--user", "no-such-user", "--", "true")
     assert "no-such-user" in err
     err = cluster.fails("run", "--workdir", "/no/such/dir", "--", "true")
@@ -124,6 +148,14 @@ def test_a_name_is_taken_once(cluster):
     cluster.run("one", "sleep", "100")
     assert "one" in cluster.fails("run", "--detach", "--name", "one", "--", "true")
     cluster.baton("kill", "one")
+
+
+def test_a_job_that_no_node_can_take_says_so(cluster):
+    result = cluster.raw("run", "--detach", "--name", "big", "--cpu", "1000", "--", "true")
+    assert result.returncode == 0
+    assert b"big waits: no node can take it: node-1 has" in result.stderr
+    assert b"Protected     not yet" in cluster.raw("inspect", "big").stdout
+    cluster.baton("kill", "big")
 
 
 def test_json_everywhere(cluster):

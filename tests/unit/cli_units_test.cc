@@ -38,9 +38,18 @@ TEST(Size, TakesUnits) {
 TEST(Signal, TakesNamesAndNumbers) {
   EXPECT_EQ(parse_signal("TERM"), SIGTERM);
   EXPECT_EQ(parse_signal("SIGUSR1"), SIGUSR1);
+  EXPECT_EQ(parse_signal("usr1"), SIGUSR1);
+  EXPECT_EQ(parse_signal("sigterm"), SIGTERM);
   EXPECT_EQ(parse_signal("9"), 9);
   for (const char* text : {"", "0", "-9", "1.5", "999", "NOPE", "SIG"})
     EXPECT_FALSE(parse_signal(text)) << text;
+}
+
+TEST(Number, IsDigitsAlone) {
+  EXPECT_EQ(parse_number("0"), 0u);
+  EXPECT_EQ(parse_number("18446744073709551615"), UINT64_MAX);
+  for (const char* text : {"", "-1", "+1", " 1", "1x", "1.0", "18446744073709551616"})
+    EXPECT_FALSE(parse_number(text)) << text;
 }
 
 TEST(Format, IsHumane) {

@@ -147,11 +147,23 @@ TEST_F(User, StopOnASilentNodeEndsWithItsLease) {
 
 TEST_F(User, AJobThatDiesOfTheUsersSignalWasStopped) {
   run("node-1");
-  apply(UserKill{1, JobId(1), 9});
-  EXPECT_EQ(one<SignalIncarnation>()->signal, 9);
+  apply(UserKill{1, JobId(1), 1});
+  EXPECT_EQ(one<SignalIncarnation>()->signal, 1);
   EXPECT_EQ(job().state, JobState::Running);
-  exited(1, ExitCause::Exited, 137);
+  exited(1, ExitCause::Exited, 129);
   EXPECT_EQ(job().state, JobState::Stopped);
+}
+
+// Its command alone would leave its children running, and the job with them.
+TEST_F(User, AKillEndsEverythingTheJobStarted) {
+  run("node-1");
+  apply(UserKill{1, JobId(1), 9});
+  EXPECT_FALSE(one<SignalIncarnation>());
+  ASSERT_TRUE(one<KillIncarnation>());
+  done(OrderKind::Kill, "node-1", 1);
+  exited(1, ExitCause::Killed, 137);
+  EXPECT_EQ(job().state, JobState::Stopped);
+  EXPECT_EQ(job().exit_code, 137);
 }
 
 TEST_F(User, OtherSignalsDoNotChangeWhatAnExitMeans) {

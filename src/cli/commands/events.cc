@@ -51,7 +51,8 @@ void add_events(Program& program) {
   auto* command =
       add_command(program, "events", "Tell what happened to jobs and nodes, when and why.");
   command->add_option("--job", options->job, "Only this job's.");
-  command->add_option("--after", options->after, "Only those after this sequence number.");
+  command->add_option("--after", options->after, "Only those after this sequence number.")
+      ->check(whole_number());
   command->add_flag("-f,--follow", options->follow, "Go on with new ones until Ctrl-C.");
   command->add_flag("--json", options->json, "One JSON object per line.");
   on(program, command, [options](Session& session) { return events(session, *options); });

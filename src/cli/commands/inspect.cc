@@ -59,7 +59,8 @@ void print_state(const v1::Job& job) {
     if (job.is_protected())
       line("Protected", job.tier().empty() ? "yes" : "yes, memory " + job.tier());
     else
-      line("Protected", "no: " + job.unprotected_cause());
+      line("Protected",
+           job.unprotected_cause().empty() ? "not yet" : "no: " + job.unprotected_cause());
   }
   line("Output", fmt::format("{}, of which {} safe", format_size(job.output_bytes()),
                              format_size(job.output_safe_bytes())));

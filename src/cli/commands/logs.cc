@@ -30,7 +30,8 @@ void add_logs(Program& program) {
   command->add_flag("--live", options->live,
                     "With -f: show output before a checkpoint covers it. After a rollback, stderr "
                     "says so and the job's new output follows.");
-  command->add_option("--offset", options->offset, "Start at this byte. Default: 0.");
+  command->add_option("--offset", options->offset, "Start at this byte. Default: 0.")
+      ->check(whole_number());
   on(program, command, [options](Session& session) { return logs(session, *options); });
 }
 

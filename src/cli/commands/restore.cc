@@ -36,7 +36,7 @@ void add_restore(Program& program) {
   command
       ->add_option("--checkpoint", options->checkpoint,
                    "Number of the checkpoint, see `baton checkpoints`. Default: the newest.")
-      ->check(CLI::PositiveNumber);
+      ->check(whole_number(1));
   command->add_option("--to", options->to, "Target node. Default: the controller chooses.");
   command->add_flag("--json", options->json, "As JSON.");
   on(program, command, [options](Session& session) { return restore(session, *options); });

@@ -56,6 +56,8 @@ Result<int> run(Session& session, const Options& options, const v1::JobSpec& spe
   v1::RunRequest request;
   *request.mutable_spec() = spec;
   BATON_TRY(const v1::Job job, session.call(&v1::Api::Stub::Run, request));
+  if (job.state() == v1::JOB_PENDING && !job.reason().empty())
+    print_error(fmt::format("{} waits: {}", job.spec().name(), job.reason()));
   if (!options.detach) return attach(session, job, options.live);
   if (options.json)
     print_json(to_json(job));

@@ -1,4 +1,5 @@
 // baton stop: end jobs politely.
+#include <limits>
 #include <memory>
 
 #include "cli/commands/commands.h"
@@ -38,6 +39,8 @@ void add_stop(Program& program) {
   command->callback([&program, options] {
     auto grace = parse_duration_ms(options->grace);
     if (!grace) throw CLI::ValidationError("--grace: " + grace.error().message());
+    if (*grace > std::numeric_limits<std::uint32_t>::max())
+      throw CLI::ValidationError(fmt::format("--grace {}: 49d are the most", options->grace));
     run_command(program, [&](Session& session) {
       return stop(session, *options, static_cast<std::uint32_t>(*grace));
     });
