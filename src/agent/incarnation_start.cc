@@ -165,10 +165,10 @@ Status Incarnation::restore_from(const LocalCopy& copy, pb::OrderResult& result)
   BATON_CHECK(check_ready());
   BATON_CHECK(fault("agent.restore.before_criu"));
   std::string log_tail;
-  const Status restored = node_.engine.restore(*sandbox_, copy.directory(), {}, &log_tail);
+  Status restored = node_.engine.restore(*sandbox_, copy.directory(), {}, &log_tail);
   if (!restored) {
     result.set_log_tail(log_tail);
-    return restored;
+    return fail(node_problem(std::move(restored).error()));
   }
   const std::int64_t running_ns = node_.now_ns();
   BATON_CHECK(record_.mark_running());

@@ -146,7 +146,7 @@ constexpr Rule restore_rules[] = {
      "{1} is not the file that the job had open: it has {2} bytes here, {3} at the checkpoint"},
     {"File (\\S+) has bad (build-ID|mode)", ErrorCode::Unfit,
      "{1} is not the file that the job had open (another {2}): the node has another version of it"},
-    {"Can't open file (\\S+)(?: on restore)?: No such file", ErrorCode::Unfit,
+    {"Can't open file (\\S+)(?: on restore)?: No such file", ErrorCode::NotFound,
      "{1}, which the job had open, is missing on this node"},
     {"Can't fork for (\\d+): File exists", ErrorCode::Internal,
      "pid {1} is taken in the new sandbox already"},

@@ -12,7 +12,8 @@ enum class Operation { Dump, Restore };
 
 struct Explanation {
   // Dump: Refused when the program uses something CRIU can't dump. Restore: Damaged when the image
-  // is not whole, Unfit when another node may do better. Internal when nothing is known about it.
+  // is not whole, NotFound when a file is missing here that it does not hold, Unfit when another
+  // node may do better for another reason. Internal when nothing is known about it.
   ErrorCode code = ErrorCode::Internal;
   std::string text;  // cause and cure; CRIU's own words when nothing is known about them
 };

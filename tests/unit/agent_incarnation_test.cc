@@ -232,6 +232,18 @@ TEST_F(IncarnationTest, FailedPreflightIsReportedAndTheJobRunsOn) {
   EXPECT_FALSE(sandbox()->exit());
 }
 
+// Where the checkpoint was taken nothing can be missing that it holds: it will be missing
+// elsewhere.
+TEST_F(IncarnationTest, APreflightThatMissesAFileIsReported) {
+  engine_.on_restore = [](const RestoreOptions&) -> Status {
+    return fail(ErrorCode::NotFound, "dev/x, which the job had open, is missing on this node");
+  };
+  result_of(start(1, spec(20)));
+  ASSERT_TRUE(link_.wait_until([](FakeLink& link) { return !link.reports_.empty(); }));
+  EXPECT_TRUE(link_.reports_[0].preflight());
+  EXPECT_NE(link_.reports_[0].failure(), pb::FAILURE_NONE);
+}
+
 TEST_F(IncarnationTest, FullDiskIsReportedAndTheJobRunsOn) {
   engine_.on_checkpoint = [] { return Status(fail(ErrorCode::NoSpace, "write /x: no space")); };
   result_of(start(1, spec()));

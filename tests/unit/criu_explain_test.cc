@@ -83,7 +83,7 @@ const Case cases[] = {
      "(00.1)  3: Error (criu/files-reg.c:2175): File usr/lib/libx.so has bad size 30 (expect 23)\n",
      "usr/lib/libx.so is not the file that the job had open: it has 30 bytes here, 23 at the "
      "checkpoint"},
-    {"missing file", restore, ErrorCode::Unfit,
+    {"missing file", restore, ErrorCode::NotFound,
      "(00.1)  3: Error (criu/files-reg.c:2300): Can't open file srv/data on restore: No such file "
      "or directory\n",
      "srv/data, which the job had open, is missing"},
