@@ -118,7 +118,7 @@ def test_a_program_that_exists_on_one_node_only(cluster, workspace):
     assert cluster.logs("odd") == b"".join(b"%d\n" % i for i in range(1, 101))
 
 
-KINDS = ["attributes", "deleted", "events", "files", "inotify", "locks", "memory", "pipes", "shm", "tcp", "threads",
+KINDS = ["attributes", "calls", "deleted", "events", "files", "inotify", "locks", "memory", "pipes", "shm", "tcp", "threads",
          "unix"]
 
 

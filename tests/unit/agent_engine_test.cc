@@ -36,7 +36,7 @@ TEST_P(Workload, SurvivesTwoMoves) {
 INSTANTIATE_TEST_SUITE_P(Engine, Workload,
                          testing::Values("counter", "memory", "threads", "pipes", "unix", "tcp",
                                          "shm", "deleted", "events", "inotify", "locks", "files",
-                                         "attributes"),
+                                         "calls", "attributes"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -7,7 +7,7 @@
 // /proc/PID/limits, readable to whoever may ptrace the process. CRIU makes the call through libc's
 // syscall(), which this file takes the place of.
 //
-// pagemap_scan: the tracking engine's hook on ioctl(PAGEMAP_SCAN) goes into this file as well.
+// Its other parts have files of their own: pagemap_scan.cc, interrupted_call.cc.
 
 #include <errno.h>
 #include <fcntl.h>

@@ -11,6 +11,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -75,6 +76,34 @@ Check memory() {
       data[i] = ~data[i];
     }
   };
+}
+
+// Calls that wait, in a program that expects no EINTR: it has no handler for what stops it.
+Check waiting_calls() {
+  int ends[2];
+  REQUIRE(::pipe(ends) == 0);
+  sigset_t all, before;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::thread([fd = ends[0]] {
+    pollfd wanted{fd, POLLIN, 0};
+    REQUIRE(::poll(&wanted, 1, -1) == 1);
+    REQUIRE(!"nobody writes");
+  }).detach();
+  std::thread([] {
+    for (;;) REQUIRE(::sleep(1) == 0);
+  }).detach();
+  std::thread([] {
+    sem_t semaphore;
+    REQUIRE(::sem_init(&semaphore, 0, 0) == 0);
+    timespec end{};
+    ::clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += 3600;
+    REQUIRE(::sem_timedwait(&semaphore, &end) == 0);
+    REQUIRE(!"nobody posts");
+  }).detach();
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return [](long) {};
 }
 
 Check threads() {
@@ -394,11 +423,11 @@ Check attributes() {
 
 int main(int argc, char** argv) {
   const std::map<std::string, Check (*)()> workloads = {
-      {"counter", counter},      {"memory", memory},        {"threads", threads},
-      {"pipes", pipes},          {"unix", unix_sockets},    {"tcp", tcp},
-      {"shm", shared_memory},    {"deleted", deleted_file}, {"events", events},
-      {"inotify", inotify},      {"locks", locks},          {"files", files},
-      {"attributes", attributes}};
+      {"counter", counter},       {"memory", memory},        {"threads", threads},
+      {"pipes", pipes},           {"unix", unix_sockets},    {"tcp", tcp},
+      {"shm", shared_memory},     {"deleted", deleted_file}, {"events", events},
+      {"inotify", inotify},       {"locks", locks},          {"files", files},
+      {"attributes", attributes}, {"calls", waiting_calls}};
   auto chosen = workloads.find(argc > 1 ? argv[1] : "");
   if (chosen == workloads.end()) {
     std::fprintf(stderr, "usage: statework NAME [MICROSECONDS]\nnames:");
