@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -29,6 +30,7 @@ namespace {
 
 // A tracee that does not stop within this time sits in the kernel (vfork, dead network disk).
 constexpr std::int64_t stop_limit_ns = 100'000'000;
+constexpr std::int64_t no_limit_ns = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t look_every_ns = 20'000;
 
 // include/uapi/linux/rseq.h
@@ -96,7 +98,9 @@ class StoppedThread {
     if (::ptrace(PTRACE_SETREGS, tid_, 0, &registers) != 0) return trace_error("set registers");
     for (;;) {
       if (::ptrace(PTRACE_SINGLESTEP, tid_, 0, 0) != 0) return trace_error("step the process");
-      BATON_TRY(int signal, wait_for_stop());
+      // Let go of now, it would run on with our registers and die of the step's SIGTRAP. It needs
+      // nothing but a processor, for which it may have to wait.
+      BATON_TRY(int signal, wait_for_stop(no_limit_ns));
       if (signal == SIGTRAP && !event_stop_) break;
       if (event_stop_) continue;  // job control stopped or continued the process meanwhile
       if (signal == SIGSYS) return fail(ErrorCode::Unfit, "it intercepts its own system calls");
@@ -117,7 +121,7 @@ class StoppedThread {
   Status stop() {
     for (;;) {
       if (::ptrace(PTRACE_INTERRUPT, tid_, 0, 0) != 0) return trace_error("stop the process");
-      BATON_TRY(int signal, wait_for_stop());
+      BATON_TRY(int signal, wait_for_stop(stop_limit_ns));
       if (event_stop_) return {};
       // A signal came first, and its stop used up the interrupt: let it be delivered.
       if (::ptrace(PTRACE_CONT, tid_, 0, static_cast<long>(signal)) != 0)
@@ -135,7 +139,8 @@ class StoppedThread {
       return trace_error("get the signal mask");
     BATON_CHECK(leave_restartable_sequence());
     saved_ = true;
-    std::uint64_t all = ~0ull;
+    // Without SIGTRAP, whose handler the kernel drops when a step finds it blocked.
+    std::uint64_t all = ~(1ull << (SIGTRAP - 1));
     if (::ptrace(PTRACE_SETSIGMASK, tid_, sizeof all, &all) != 0)
       return trace_error("set the signal mask");
     return {};
@@ -158,15 +163,15 @@ class StoppedThread {
   }
 
   // The signal of the stop; SIGTRAP for our own ones.
-  Result<int> wait_for_stop() {
+  Result<int> wait_for_stop(std::int64_t limit_ns) {
     // There is no descriptor that tells of a stop, and waitpid has no time limit.
-    std::int64_t limit = boot_time_ns() + stop_limit_ns;
+    const std::int64_t began_ns = boot_time_ns();
     int status = 0;
     for (;;) {
       pid_t got = ::waitpid(tid_, &status, __WALL | WNOHANG);
       if (got == tid_) break;
       if (got < 0) return trace_error("wait for the process");
-      if (boot_time_ns() > limit) {
+      if (boot_time_ns() - began_ns > limit_ns) {
         tid_ = 0;  // can't be detached; the end of our thread does it
         return fail(ErrorCode::Unfit, "it does not stop (it waits inside the kernel)");
       }

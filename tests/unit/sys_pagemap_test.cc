@@ -3,6 +3,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -173,6 +174,59 @@ TEST_F(TrackingTest, InterruptedSleepAndRegistersSurvive) {
   EXPECT_EQ(shared[1], 0u) << "a sleep was cut short";
   EXPECT_EQ(shared[2], 0u) << "a register was changed";
   ::munmap(const_cast<std::uint64_t*>(shared), page_bytes);
+}
+
+// A target that waits for a processor in the middle of the call is neither lost nor killed. The
+// other thread takes the processor for longer than the target is given to stop, and leaves it for
+// hardly longer than that takes.
+TEST_F(TrackingTest, SurvivesAProcessorThatIsTakenAway) {
+  cpu_set_t all, first;
+  CPU_ZERO(&all);
+  CPU_ZERO(&first);
+  CPU_SET(0, &first);
+  ::sched_getaffinity(0, sizeof all, &all);
+  if (CPU_COUNT(&all) < 2 || !CPU_ISSET(0, &all)) GTEST_SKIP() << "needs two processors";
+  sched_param priority{.sched_priority = 1};
+  Child hog([&] {
+    ::sched_setaffinity(0, sizeof first, &first);
+    bool real_time = ::sched_setscheduler(0, SCHED_FIFO, &priority) == 0;
+    Child::ready();
+    while (real_time) {
+      timespec began, now, pause{0, 200'000};
+      ::clock_gettime(CLOCK_MONOTONIC, &began);
+      do {
+        ::clock_gettime(CLOCK_MONOTONIC, &now);
+      } while ((now.tv_sec - began.tv_sec) * 1000 + (now.tv_nsec - began.tv_nsec) / 1'000'000 <
+               120);
+      ::nanosleep(&pause, nullptr);
+    }
+  });
+  if (::sched_getscheduler(hog.pid()) != SCHED_FIFO) GTEST_SKIP() << "no real-time priority here";
+  Child child([&] {
+    ::sched_setaffinity(0, sizeof first, &first);
+    Child::ready();
+    for (;;) ::getppid();
+  });
+  int taken = 0;
+  for (int i = 0; i < 40; ++i) taken += take_userfaultfd(child.pid()).has_value() ? 1 : 0;
+  EXPECT_EQ(::kill(child.pid(), 0), 0);
+  int status = 0;
+  EXPECT_EQ(::waitpid(child.pid(), &status, WNOHANG), 0)
+      << "it died of signal " << WTERMSIG(status) << " after " << taken << " calls";
+}
+
+TEST_F(TrackingTest, AHandlerOfSigtrapIsKept) {
+  Child child([] {
+    std::signal(SIGTRAP, [](int) { ::_exit(7); });
+    Child::ready();
+    for (;;) ::pause();
+  });
+  ASSERT_TRUE(take_userfaultfd(child.pid()));
+  ::kill(child.pid(), SIGTRAP);
+  siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child.pid()), &info, WEXITED | WNOWAIT), 0);
+  EXPECT_EQ(info.si_code, CLD_EXITED);
+  EXPECT_EQ(info.si_status, 7);
 }
 
 TEST_F(TrackingTest, WorksUnderASeccompFilterThatKills) {
