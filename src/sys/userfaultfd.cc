@@ -153,6 +153,18 @@ Result<Userfaultfd::Registered> Userfaultfd::track(std::uint64_t start, std::uin
   }
 }
 
+Status Userfaultfd::unprotect(std::uint64_t start, std::uint64_t end) const {
+  uffdio_writeprotect range{};
+  range.range = {start, end - start};
+  while (::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &range) != 0) {
+    // EAGAIN: the mappings are being changed; ENOENT: they are not registered (any more).
+    if (errno == EAGAIN) continue;
+    if (errno == ENOENT || errno == ESRCH || errno == ENOMEM || errno == EINVAL) return {};
+    return fail_errno("take write protection off");
+  }
+  return {};
+}
+
 Status Userfaultfd::release(std::uint64_t start, std::uint64_t end) const {
   uffdio_range range{start, end - start};
   if (::ioctl(fd_.get(), UFFDIO_UNREGISTER, &range) == 0 || errno == EINVAL) return {};

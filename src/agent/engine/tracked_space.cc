@@ -30,6 +30,18 @@ std::vector<MemoryReader::Span> to_spans(const PageSet& set) {
   return spans;
 }
 
+// Whether a mapping in [start, end) is registered for write protection.
+Result<bool> registered(const sys::Pagemap& pagemap, std::uint64_t start, std::uint64_t end) {
+  std::vector<PageRegion> first;
+  BATON_CHECK(pagemap.scan({.start = start,
+                            .end = std::min(end, sys::address_space_end),
+                            .required = sys::page_is_wp_allowed,
+                            .reported = sys::page_is_wp_allowed,
+                            .pages_max = 1},
+                           first));
+  return !first.empty();
+}
+
 }  // namespace
 
 Result<CopyBuffers> CopyBuffers::create(std::size_t freeze_bytes) {
@@ -85,16 +97,24 @@ Result<bool> TrackedSpace::is_tracked(pid_t pid) {
 
 Status TrackedSpace::register_mappings(pid_t pid) {
   BATON_TRY(auto mappings, sys::read_mappings(pid));
+  BATON_TRY(auto pagemap, sys::Pagemap::open(pid));
   bool any = false;
   file_mappings_.clear();
   for (const sys::Mapping& mapping : mappings) {
     // Shared memory is CRIU's business: its content belongs to no single process.
     if (mapping.shared || mapping.kernel_owned()) continue;
     if (mapping.inode != 0) file_mappings_.append(mapping.start, mapping.end);
-    BATON_TRY(auto registered, userfaultfd_.track(mapping.start, mapping.end));
-    if (registered == sys::Userfaultfd::Registered::SpaceGone)
+    BATON_TRY(bool is_registered, registered(pagemap, mapping.start, mapping.end));
+    any |= is_registered;
+    if (is_registered) continue;
+    BATON_TRY(auto outcome, userfaultfd_.track(mapping.start, mapping.end));
+    if (outcome == sys::Userfaultfd::Registered::SpaceGone)
       return fail(ErrorCode::FailedPrecondition, "it has another address space now");
-    any |= registered == sys::Userfaultfd::Registered::Yes;
+    if (outcome != sys::Userfaultfd::Registered::Yes) continue;
+    any = true;
+    // A mapping with which another one merges by mremap loses its registration, but its pages keep
+    // their marks of protection and take them along through every write.
+    BATON_CHECK(userfaultfd_.unprotect(mapping.start, mapping.end));
   }
   if (!any) return fail(ErrorCode::Unfit, "none of its memory can be write-protected");
   return release_shared_mappings(pid);
@@ -106,14 +126,8 @@ Status TrackedSpace::release_shared_mappings(pid_t pid) {
   BATON_TRY(auto pagemap, sys::Pagemap::open(pid));
   for (const sys::Mapping& mapping : mappings) {
     if (!mapping.shared && !mapping.kernel_owned()) continue;
-    std::vector<PageRegion> registered;
-    BATON_CHECK(pagemap.scan({.start = mapping.start,
-                              .end = std::min(mapping.end, sys::address_space_end),
-                              .required = sys::page_is_wp_allowed,
-                              .reported = sys::page_is_wp_allowed,
-                              .pages_max = 1},
-                             registered));
-    if (!registered.empty()) BATON_CHECK(userfaultfd_.release(mapping.start, mapping.end));
+    BATON_TRY(bool is_registered, registered(pagemap, mapping.start, mapping.end));
+    if (is_registered) BATON_CHECK(userfaultfd_.release(mapping.start, mapping.end));
   }
   return {};
 }
