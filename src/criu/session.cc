@@ -97,10 +97,11 @@ Status Session::send(const criu_rpc::Request& request) {
 
 Result<criu_rpc::Response> Session::receive(std::chrono::milliseconds limit) {
   const std::int64_t deadline_ms = boot_time_ms() + limit.count();
-  pollfd waiting{socket_.get(), POLLIN, 0};
+  // A process that CRIU forked may hold the socket open when CRIU is dead.
+  pollfd waiting[2] = {{socket_.get(), POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
   for (;;) {
     auto left_ms = std::max<std::int64_t>(0, deadline_ms - boot_time_ms());
-    int ready = ::poll(&waiting, 1, static_cast<int>(left_ms));
+    int ready = ::poll(waiting, 2, static_cast<int>(left_ms));
     if (ready > 0) break;
     if (ready < 0 && errno != EINTR) return fail_errno("wait for criu");
     if (ready == 0) {
@@ -120,7 +121,7 @@ Result<criu_rpc::Response> Session::receive(std::chrono::milliseconds limit) {
   message.msg_controllen = sizeof control;
   ssize_t count;
   do {
-    count = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
+    count = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   } while (count < 0 && errno == EINTR);
   if (count <= 0) {
     worker_died_ = true;
