@@ -17,4 +17,29 @@ inline void raise_thread_priority() {
   ::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), -10);
 }
 
+// While it lasts, the calling thread and process `other` don't wait for a processor behind what
+// else the node runs. For work that a job stands still for; not for what takes seconds. Best
+// effort.
+class HastyWork {
+ public:
+  explicit HastyWork(pid_t other) : policy_(::sched_getscheduler(0)) {
+    if (policy_ != SCHED_OTHER) return;
+    sched_param parameters{};
+    parameters.sched_priority = 1;
+    constexpr int hasty = SCHED_RR | SCHED_RESET_ON_FORK;
+    raised_ = ::sched_setscheduler(0, hasty, &parameters) == 0;
+    if (raised_ && other > 0) ::sched_setscheduler(other, hasty, &parameters);
+  }
+  ~HastyWork() {
+    sched_param parameters{};
+    if (raised_) ::sched_setscheduler(0, policy_, &parameters);
+  }
+  HastyWork(const HastyWork&) = delete;
+  HastyWork& operator=(const HastyWork&) = delete;
+
+ private:
+  int policy_;
+  bool raised_ = false;
+};
+
 }  // namespace baton::agent

@@ -7,9 +7,12 @@
 
 #include <algorithm>
 #include <csignal>
+#include <optional>
 
+#include "agent/engine/freeze_watch.h"
 #include "agent/engine/images_link.h"
 #include "agent/engine/refusal.h"
+#include "agent/priority.h"
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -19,6 +22,7 @@
 #include "store/tree_archive.h"
 #include "sys/file.h"
 #include "sys/mounts.h"
+#include "sys/process_attributes.h"
 
 namespace baton::agent {
 namespace {
@@ -58,6 +62,13 @@ std::uint64_t free_bytes(const fs::path& directory) {
   return std::uint64_t{info.f_bavail} * info.f_frsize;
 }
 
+// 0: unknown.
+pid_t pid_of(const Fd& pidfd) {
+  auto info = sys::read_file(fmt::format("/proc/self/fdinfo/{}", pidfd.get()));
+  auto at = info ? info->find("Pid:") : std::string::npos;
+  return at == std::string::npos ? 0 : std::max(0, std::atoi(info->c_str() + at + 4));
+}
+
 std::string join(const std::set<std::string>& words) {
   std::string text;
   for (const auto& word : words) text += (text.empty() ? "" : ",") + word;
@@ -67,7 +78,7 @@ std::string join(const std::set<std::string>& words) {
 }  // namespace
 
 Result<CheckpointInfo> CheckpointRun::run(const Hold& hold) {
-  started_ns_ = boot_time_ns();
+  started_ns_ = lap_ns_ = boot_time_ns();
   auto work = [&]() -> Status {
     BATON_CHECK(prepare_directories());
     BATON_CHECK(dump(hold));
@@ -95,29 +106,72 @@ Status CheckpointRun::prepare_directories() {
 
 Status CheckpointRun::dump(const Hold& hold) {
   BATON_TRY(auto processes, sandbox_.processes());
-  if (memory_) memory_->before_dump(processes, sandbox_.images_directory());
+  auto& steps = record_.info.steps;
+  if (memory_) {
+    memory_->before_dump(processes, sandbox_.images_directory());
+    for (std::uint64_t pages : memory_->precopy_stats().pages_per_round)
+      steps.precopied_pages += pages;
+  }
+  steps.precopy_us = lap_us();
   roll_ = take_roll_call(processes);
   BATON_TRY(CriuWorker worker, sandbox_.launch_criu());
+  const pid_t worker_pid = pid_of(worker.pidfd);
   criu::Session session(std::move(worker.socket), std::move(worker.pidfd));
   criu::SessionOptions options;
   BATON_TRY(options.images_dir, link_images(sandbox_));
   options.log_file = log_name;
   options.silence_limit = options_.criu_silence_limit;
+  FreezeWatch watch(hold ? std::chrono::milliseconds(0) : freeze_limit(processes), [&] {
+    if (!released_ && !can_be_let_go(roll_)) return false;
+    session.kill_worker();
+    return true;
+  });
+  std::optional<HastyWork> hasty;
   auto hook = [&](std::string_view name, pid_t) -> Status {
     if (name == "pre-dump") {
-      freeze_started_ns_ = boot_time_ns();
+      // A freeze that copies all memory would keep others from their processor for seconds.
+      if (!hold && memory_ && memory_->description().starts_with("tracked"))
+        hasty.emplace(worker_pid);
+      steps.launch_us = lap_us();
+      freeze_started_ns_ = lap_ns_;
+      watch.begin();
       return fault("dump.before_freeze");
     }
     return name == "post-dump" ? while_frozen(hold) : Status{};
   };
   auto status = session.dump(sandbox_.root_pid_inner(), options, hook);
+  steps.resume_us = lap_us();
+  hasty.reset();
+  bool too_long = watch.end();
   if (killed_) return {};  // and CRIU with it
-  if (!completed_) record_.info.frozen_us = (boot_time_ns() - freeze_started_ns_) / 1000;
-  if (!status) return fail(explain_failure(status.error(), session));
-  return {};
+  if (!completed_) record_.info.frozen_us = (lap_ns_ - freeze_started_ns_) / 1000;
+  if (status) return {};
+  Error error = explain_failure(status.error(), session);
+  if (!too_long || error.code() == ErrorCode::Damaged) return fail(std::move(error));
+  return fail(ErrorCode::TimedOut,
+              fmt::format("the job stood still for more than {} ms, so it was let go",
+                          watch.limit().count()));
+}
+
+// What has to be written while the job stands still takes its time.
+std::chrono::milliseconds CheckpointRun::freeze_limit(const Processes& processes) const {
+  std::uint64_t bytes = 0;
+  for (const auto& [name, folder] : sandbox_.private_trees()) bytes += tree_bytes(folder);
+  bool tracked = memory_ && memory_->description() == "tracked";
+  for (auto [inner, pid] : processes)
+    if (auto kib = sys::status_field(pid, tracked ? "RssShmem" : "VmRSS"))
+      bytes += std::strtoull(kib->c_str(), nullptr, 10) << 10;
+  return options_.freeze_limit + options_.freeze_limit_per_gib * bytes / (1u << 30);
+}
+
+std::int64_t CheckpointRun::lap_us() {
+  std::int64_t before_ns = std::exchange(lap_ns_, boot_time_ns());
+  return (lap_ns_ - before_ns) / 1000;
 }
 
 Status CheckpointRun::while_frozen(const Hold& hold) {
+  released_ = true;
+  record_.info.steps.metadata_us = lap_us();
   BATON_CHECK(fault("dump.frozen"));
   BATON_CHECK(capture());
   if (!hold) return {};
@@ -130,8 +184,14 @@ Status CheckpointRun::while_frozen(const Hold& hold) {
 
 Status CheckpointRun::capture() {
   BATON_TRY(auto processes, sandbox_.processes());
-  if (memory_) BATON_CHECK(memory_->in_freeze(processes));
+  auto& steps = record_.info.steps;
+  if (memory_) {
+    BATON_CHECK(memory_->in_freeze(processes));
+    steps.frozen_pages = memory_->frozen_pages();
+  }
+  steps.memory_us = lap_us();
   BATON_CHECK(archive_trees());
+  steps.files_us = lap_us();
   struct stat output {};
   if (::stat(sandbox_.output_file().c_str(), &output) == 0)
     record_.info.output_bytes = static_cast<std::uint64_t>(output.st_size);
@@ -144,6 +204,7 @@ Status CheckpointRun::capture() {
       if (node_cpus && thread.cpus == *node_cpus) thread.cpus.clear();
     record_.attributes.push_back(std::move(*attributes));
   }
+  steps.attributes_us = lap_us();
   return {};
 }
 
@@ -188,7 +249,8 @@ Status CheckpointRun::complete(bool held) {
     info.memory_bytes = memory_->saved().pages * sys::page_bytes;
     info.new_memory_bytes = memory_->saved().new_bytes;
   }
-  info.total_us = (boot_time_ns() - started_ns_) / 1000;
+  info.steps.completion_us = lap_us();
+  info.total_us = (lap_ns_ - started_ns_) / 1000;
   completed_ = true;
   return write_record(directory_, record_);
 }

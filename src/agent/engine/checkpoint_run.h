@@ -1,6 +1,8 @@
 // One checkpoint, from the first look at the job to the finished directory. Internal to the engine.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -29,7 +31,10 @@ class CheckpointRun {
   Result<CheckpointInfo> run(const Hold& hold);
 
  private:
+  using Processes = std::vector<std::pair<pid_t, pid_t>>;  // as Sandbox::processes()
+
   Status prepare_directories();
+  std::chrono::milliseconds freeze_limit(const Processes& processes) const;
   Status dump(const Hold& hold);
   Status while_frozen(const Hold& hold);
   Status capture();  // what has to be taken at the instant of the dump
@@ -38,7 +43,8 @@ class CheckpointRun {
   Status move_images();
   Result<std::vector<BaseFileRecord>> find_base_files(const criu::ImageSummary& summary);
   Status store_base_files();
-  void measure();
+  // The time since the last call, which begins the next step.
+  std::int64_t lap_us();
   Error explain_failure(const Error& error, const criu::Session& session);
 
   Sandbox& sandbox_;
@@ -51,6 +57,8 @@ class CheckpointRun {
   RollCall roll_;
   std::int64_t started_ns_ = 0;
   std::int64_t freeze_started_ns_ = 0;
+  std::int64_t lap_ns_ = 0;
+  std::atomic<bool> released_{false};  // CRIU needs nothing more of the tasks
   bool completed_ = false;
   bool killed_ = false;
 };

@@ -67,6 +67,9 @@ class CriuEngine : public Engine {
     auto memory = options_.track_memory ? memories_.of(sandbox) : nullptr;
     auto info = CheckpointRun(sandbox, directory, options_, cache_, memory.get()).run(hold);
     if (info || !memory || !memory->failed_in_freeze()) return info;
+    // The job can't be trusted any more, or all of its memory would take longer still.
+    if (info.error().code() == ErrorCode::Damaged || info.error().code() == ErrorCode::TimedOut)
+      return info;
     spdlog::warn("checkpoint of tracked memory failed, now without: {}", info.error().message());
     memory->release();
     return CheckpointRun(sandbox, directory, options_, cache_).run(hold);

@@ -20,6 +20,20 @@
 
 namespace baton::agent {
 
+// Where the time of a checkpoint went, in order. The job stands still from metadata to resume.
+struct CheckpointSteps {
+  std::int64_t precopy_us = 0;
+  std::int64_t launch_us = 0;      // CRIU's start, and what is noted in case it dies
+  std::int64_t metadata_us = 0;    // CRIU stops the tasks and dumps what is not tracked
+  std::int64_t memory_us = 0;      // last scan and copy of tracked memory
+  std::int64_t files_us = 0;       // private files
+  std::int64_t attributes_us = 0;  // length of the output, and attributes that CRIU forgets
+  std::int64_t resume_us = 0;      // until CRIU says that all tasks run
+  std::int64_t completion_us = 0;
+  std::uint64_t precopied_pages = 0;
+  std::uint64_t frozen_pages = 0;  // copied while the job stood still
+};
+
 // A checkpoint on disk, before the store has it:
 //   images/            CRIU's images, without memory that was tracked
 //   memory/<pid>.map   which pages a tracked process has and where they lie
@@ -43,6 +57,7 @@ struct CheckpointInfo {
   std::string shape;
   // How memory was captured: "tracked", "tracked except process 7 (why)" or "full: why".
   std::string memory;
+  CheckpointSteps steps;  // not kept on disk
 };
 
 // Whether `shape` has a kind that is not in `known`. If so, `known` gets it.
@@ -75,6 +90,13 @@ struct EngineOptions {
   std::filesystem::path cache_directory;
   // CRIU is killed when it says nothing for longer (time in while_frozen does not count).
   std::chrono::milliseconds criu_silence_limit{120'000};
+  // A freeze that lasts longer than freeze_limit, and freeze_limit_per_gib for each GiB that has to
+  // be written in it (private files, shared memory, memory that is not tracked), is ended: CRIU is
+  // killed, the job runs on and the checkpoint fails with TimedOut. At an instant at which CRIU
+  // can't die without harm to the job, its death waits for the next one. Not for a held checkpoint,
+  // whose caller has limits of its own.
+  std::chrono::milliseconds freeze_limit{2'000};
+  std::chrono::milliseconds freeze_limit_per_gib{20'000};
   // Whether written memory is tracked where kernel and program allow it, so that the pause depends
   // on what the program writes; else every checkpoint dumps all memory in the freeze.
   bool track_memory = true;
@@ -87,6 +109,7 @@ class Engine {
   // Freezes, dumps into `directory` (made by this call), resumes. On error `directory` is gone and
   // the job runs on, unless the code is Damaged: CRIU was killed in the middle of its work and left
   // the job in a state that can't be trusted; kill it and restore its last checkpoint.
+  // TimedOut: the freeze passed its limit; the job runs on.
   // Refused: CRIU can't dump this program (message: what and the cure). CRIU's log of a failed dump
   // stays in the sandbox's directory as criu-dump.log. Nothing is fsynced.
   virtual Result<CheckpointInfo> checkpoint(Sandbox& sandbox,

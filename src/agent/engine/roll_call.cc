@@ -171,6 +171,26 @@ RollCall take_roll_call(const std::vector<std::pair<pid_t, pid_t>>& processes) {
   return roll;
 }
 
+bool can_be_let_go(const RollCall& before) {
+  for (const auto& [pid, process] : before.processes) {
+    if (!process.code.empty() && read_memory(pid, process.code_address) != process.code)
+      return false;
+    auto borrowed = read_mappings(pid).parasites;
+    if (borrowed.empty()) continue;
+    borrowed.push_back({process.code_address, process.code_address + code_bytes});
+    for (pid_t tid : sys::thread_ids(pid)) {
+      auto state = sys::status_field(tid, "State");
+      // The leader finds back from the parasite's loop by itself; stopped in it, it does not.
+      if (!state || (tid == pid && !state->starts_with("t"))) continue;
+      if (!state->starts_with("t")) return false;
+      std::uint64_t at = waiting_at(tid);
+      for (const auto& range : borrowed)
+        if (at >= range.start && at < range.end) return false;
+    }
+  }
+  return true;
+}
+
 std::string find_damage(const RollCall& before) {
   const std::int64_t deadline_ms = boot_time_ms() + settle_limit_ms;
   for (const auto& [pid, process] : before.processes) leave_repair_mode(pid);

@@ -47,6 +47,10 @@ struct RollCall {
 // `processes`: as Sandbox::processes(). Those that end meanwhile are left out.
 RollCall take_roll_call(const std::vector<std::pair<pid_t, pid_t>>& processes);
 
+// Whether CRIU could be killed now and the tasks would run on as if nothing had happened: none of
+// them is in an injected call. Goes by what can be seen from outside while they stand still.
+bool can_be_let_go(const RollCall& before);
+
 // Called after CRIU is dead. Waits (at most a second) for tasks that are finding back, mends
 // sockets, and returns what is wrong, in words; empty: the job runs on unharmed.
 std::string find_damage(const RollCall& before);

@@ -1,0 +1,44 @@
+#include "agent/engine/freeze_watch.h"
+
+namespace baton::agent {
+namespace {
+
+constexpr std::chrono::milliseconds try_again_after{5};
+
+}  // namespace
+
+FreezeWatch::FreezeWatch(std::chrono::milliseconds limit, std::function<bool()> let_go)
+    : limit_(limit), let_go_(std::move(let_go)) {
+  if (limit_.count() > 0)
+    thread_ = std::jthread([this](std::stop_token stopping) { watch(std::move(stopping)); });
+}
+
+FreezeWatch::~FreezeWatch() { end(); }
+
+void FreezeWatch::begin() {
+  std::lock_guard lock(mutex_);
+  frozen_ = true;
+  changed_.notify_all();
+}
+
+bool FreezeWatch::end() {
+  if (thread_.joinable()) {
+    thread_.request_stop();
+    thread_.join();
+  }
+  return ended_it_;
+}
+
+void FreezeWatch::watch(std::stop_token stopping) {
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait(lock, stopping, [&] { return frozen_; })) return;
+  auto pause = limit_;
+  do {
+    changed_.wait_for(lock, stopping, pause, [] { return false; });
+    if (stopping.stop_requested()) return;
+    pause = try_again_after;
+  } while (!let_go_());
+  ended_it_ = true;
+}
+
+}  // namespace baton::agent
