@@ -6,13 +6,15 @@
 #   make test         every test, from bare
 #   make bench-pause  how long a program stands still for a checkpoint: build/bench/pause.json
 #   make bench-memory the memory part of that alone: build/bench/memory.json
+#   make prove-checkpoints [COUNT=2000] [SEED=n]
+#                     random checkpoints of a restless program, each restored and checked
 #   make format       clang-format
 #   make clean
 
 BUILD := build
 PROGRAMS := baton baton-init criu-shim simple_loop
 
-.PHONY: all deps configure programs criu demo demo-docker test bench-pause bench-memory format clean
+.PHONY: all deps configure programs criu demo demo-docker test bench-pause bench-memory prove-checkpoints format clean
 
 all: criu
 
@@ -45,6 +47,10 @@ bench-pause bench-memory: bench-%: criu
 	cmake --build $(BUILD) --target bench_$*
 	mkdir -p $(BUILD)/bench
 	$(BUILD)/bench_$* --json $(BUILD)/bench/$*.json
+
+prove-checkpoints: criu
+	cmake --build $(BUILD) --target prove_checkpoints
+	BATON_PROVE_COUNT=$(or $(COUNT),2000) BATON_PROVE_SEED=$(SEED) $(BUILD)/prove_checkpoints
 
 format:
 	git ls-files '*.cc' '*.h' | xargs clang-format -i

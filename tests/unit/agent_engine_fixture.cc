@@ -44,13 +44,18 @@ void EngineTest::SetUp() {
   engine_ = std::move(*engine);
 }
 
-void EngineTest::TearDown() {
+void EngineTest::end_sandboxes() {
   for (auto& sandbox : sandboxes_) {
     if (auto killed = sandbox->kill(); !killed) ADD_FAILURE() << killed.error().message();
     auto place = sandbox->spec().directory;
     sandbox.reset();
     if (auto removed = Sandbox::remove(place); !removed) ADD_FAILURE() << removed.error().message();
   }
+  sandboxes_.clear();
+}
+
+void EngineTest::TearDown() {
+  end_sandboxes();
   if (directory_.empty()) return;
   if (auto removed = sys::remove_tree(directory_); !removed)
     ADD_FAILURE() << removed.error().message();
@@ -59,8 +64,8 @@ void EngineTest::TearDown() {
 Result<Sandbox*> EngineTest::make_sandbox(const RestorePlan* plan) {
   SandboxSpec spec;
   spec.job = JobId(7);
-  spec.generation = Generation(sandboxes_.size() + 1);
-  spec.directory = directory_ / fmt::format("sandbox-{}", sandboxes_.size());
+  spec.generation = Generation(++generation_);
+  spec.directory = directory_ / fmt::format("sandbox-{}", generation_);
   spec.base = base_;
   spec.criu_prefix = criu_prefix();
   spec.hostname = "engine-test";

@@ -29,6 +29,8 @@ class EngineTest : public testing::Test {
   Result<Sandbox*> restore(const std::filesystem::path& checkpoint,
                            const RestoreOptions& options = {});
 
+  // Kills all sandboxes made so far and removes them.
+  void end_sandboxes();
   std::filesystem::path next_checkpoint();
   static std::string output(const Sandbox& sandbox);
   // Waits until the output has grown by `lines` lines from `from` bytes.
@@ -45,6 +47,7 @@ class EngineTest : public testing::Test {
 
  private:
   std::vector<std::unique_ptr<Sandbox>> sandboxes_;
+  std::uint64_t generation_ = 0;
   int checkpoints_ = 0;
 };
 

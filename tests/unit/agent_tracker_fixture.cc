@@ -219,23 +219,4 @@ fs::path TrackerTest::make_directory(const std::string& name) {
   return directory_ / name;
 }
 
-Result<std::map<std::uint64_t, std::string>> read_image_pages(const fs::path& images, pid_t pid) {
-  BATON_TRY(auto image,
-            criu::read_pagemap(criu::pagemap_path(images, static_cast<std::uint32_t>(pid))));
-  BATON_TRY(Fd file, sys::open_file(criu::pages_path(images, image.pages_id), O_RDONLY));
-  std::map<std::uint64_t, std::string> pages;
-  std::uint64_t offset = 0;
-  for (const auto& run : image.runs) {
-    if (!(run.flags & criu::pagemap_present)) continue;
-    for (std::uint64_t i = 0; i < run.pages; ++i, offset += sys::page_bytes) {
-      std::string& page = pages[run.address + i * sys::page_bytes];
-      page.resize(sys::page_bytes);
-      BATON_CHECK(sys::pread_all(file.get(), page.data(), page.size(), offset));
-    }
-  }
-  if (fs::file_size(criu::pages_path(images, image.pages_id)) != offset)
-    return fail(ErrorCode::Damaged, "pages that no entry speaks of");
-  return pages;
-}
-
 }  // namespace baton::agent

@@ -6,12 +6,12 @@
 
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "agent/engine/tracker.h"
 #include "criu/session.h"
+#include "image_pages.h"
 #include "sys/process.h"
 
 namespace baton::agent {
@@ -50,9 +50,5 @@ class TrackerTest : public testing::Test {
   Status with_criu(bool hide, const std::function<Status(criu::Session&)>& work);
   std::filesystem::path result_file() const { return directory_ / "result"; }
 };
-
-// The content of every page that the images hold for a process, by address.
-Result<std::map<std::uint64_t, std::string>> read_image_pages(const std::filesystem::path& images,
-                                                              pid_t pid);
 
 }  // namespace baton::agent

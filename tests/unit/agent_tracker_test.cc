@@ -9,7 +9,6 @@
 
 #include "agent_tracker_fixture.h"
 #include "base/clock.h"
-#include "criu/image_codec.h"
 #include "sys/file.h"
 #include "sys/process_attributes.h"
 
@@ -63,22 +62,6 @@ void stop_tree(pid_t root) {
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
 }
 
-// Where the pages differ, but for one struct rseq: the kernel writes the processor's number there
-// whenever a thread runs, as it does for CRIU between the two dumps.
-std::string differences(const std::string& a, const std::string& b) {
-  constexpr std::size_t rseq_bytes = 32;  // and their alignment
-  std::set<std::size_t> blocks;
-  std::string text;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    if (a[i] == b[i]) continue;
-    blocks.insert(i / rseq_bytes);
-    if (text.size() < 300)
-      text += fmt::format("{:03x}: {:02x} {:02x}, ", i, static_cast<unsigned char>(a[i]),
-                          static_cast<unsigned char>(b[i]));
-  }
-  return blocks.size() > 1 ? text : "";
-}
-
 // Stopped by job control in between, both dumps see the same instant.
 TEST_F(TrackedCheckpoint, SameBytesAsAStockDump) {
   auto process = start({"--mb", "64", "--threads", "2", "--pages-per-ms", "50", "--churn", "1"});
@@ -93,14 +76,13 @@ TEST_F(TrackedCheckpoint, SameBytesAsAStockDump) {
   auto dumped = full_dump(process.pid, stock);
   ASSERT_TRUE(dumped) << dumped.error().message();
   for (pid_t pid : sys::process_tree(process.pid)) {
-    auto image = criu::pagemap_path(stock, static_cast<std::uint32_t>(pid));
-    if (!fs::exists(image)) continue;  // a zombie
+    if (!has_image_pages(stock, pid)) continue;  // a zombie
     auto a = read_image_pages(ours, pid), b = read_image_pages(stock, pid);
     ASSERT_TRUE(a) << a.error().message();
     ASSERT_TRUE(b) << b.error().message();
     for (const auto& [address, page] : *b) {
       ASSERT_TRUE(a->contains(address)) << std::hex << address;
-      EXPECT_EQ(differences(page, a->at(address)), "") << pid << " at " << std::hex << address;
+      EXPECT_EQ(page_differences(page, a->at(address)), "") << pid << " at " << std::hex << address;
     }
     EXPECT_EQ(a->size(), b->size());
   }
