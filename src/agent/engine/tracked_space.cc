@@ -95,29 +95,43 @@ Result<bool> TrackedSpace::is_tracked(pid_t pid) {
   return !first.empty();
 }
 
+// A mapping that changed since it was listed may be registered in part. The kernel has split it
+// then, which a later mremap of all of it would fail on; registering the rest joins it again. So
+// this looks again until there is nothing left to register, or the program is too quick for it.
 Status TrackedSpace::register_mappings(pid_t pid) {
+  constexpr int looks_max = 4;
+  bool any = false, more = true;
+  for (int look = 0; look < looks_max && more; ++look) {
+    BATON_TRY(auto outcome, register_listed(pid));
+    any |= outcome.any;
+    more = outcome.more;
+  }
+  if (!any) return fail(ErrorCode::Unfit, "none of its memory can be write-protected");
+  return release_shared_mappings(pid);
+}
+
+Result<TrackedSpace::Look> TrackedSpace::register_listed(pid_t pid) {
   BATON_TRY(auto mappings, sys::read_mappings(pid));
   BATON_TRY(auto pagemap, sys::Pagemap::open(pid));
-  bool any = false;
+  Look look;
   file_mappings_.clear();
   for (const sys::Mapping& mapping : mappings) {
     // Shared memory is CRIU's business: its content belongs to no single process.
     if (mapping.shared || mapping.kernel_owned()) continue;
     if (mapping.inode != 0) file_mappings_.append(mapping.start, mapping.end);
     BATON_TRY(bool is_registered, registered(pagemap, mapping.start, mapping.end));
-    any |= is_registered;
+    look.any |= is_registered;
     if (is_registered) continue;
     BATON_TRY(auto outcome, userfaultfd_.track(mapping.start, mapping.end));
     if (outcome == sys::Userfaultfd::Registered::SpaceGone)
       return fail(ErrorCode::FailedPrecondition, "it has another address space now");
     if (outcome != sys::Userfaultfd::Registered::Yes) continue;
-    any = true;
+    look.any = look.more = true;
     // A mapping with which another one merges by mremap loses its registration, but its pages keep
     // their marks of protection and take them along through every write.
     BATON_CHECK(userfaultfd_.unprotect(mapping.start, mapping.end));
   }
-  if (!any) return fail(ErrorCode::Unfit, "none of its memory can be write-protected");
-  return release_shared_mappings(pid);
+  return look;
 }
 
 // A shared mapping may have come where a private one was listed, between listing and registering.

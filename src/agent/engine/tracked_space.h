@@ -102,6 +102,11 @@ class TrackedSpace {
         store_(std::move(store)),
         guard_(ability.guard_pages ? std::uint64_t{sys::page_is_guard} : 0) {}
 
+  struct Look {
+    bool any = false;   // something is registered
+    bool more = false;  // something was not before
+  };
+  Result<Look> register_listed(pid_t pid);
   Status release_shared_mappings(pid_t pid);
   Status copy_while_running(pid_t pid, const PageSet& written, const CopyBuffers& buffers);
   // Replaces `regions` by the matches among pages that are the process's own: neither the page
