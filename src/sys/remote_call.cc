@@ -214,17 +214,25 @@ Result<std::uint64_t> find_call_instruction(pid_t pid) {
   return fail(ErrorCode::Unfit, "it has no vdso");
 }
 
-// A thread that will stop soon: any that is not in an uninterruptible sleep, the leader first.
+// A thread that will stop soon: any that is not in an uninterruptible sleep, the leader first. Such
+// a sleep is mostly over at once (a page that comes from a disk), so this looks again for a while;
+// nothing tells when it ends.
 Result<pid_t> choose_thread(pid_t pid) {
-  const auto threads = thread_ids(pid);
-  if (threads.empty()) return fail(ErrorCode::NotFound, "the process ended");
-  for (pid_t tid : threads) {
-    auto state = status_field(tid, "State");
-    if (state && !state->empty() &&
-        std::string_view("DZXx").find(state->front()) == std::string_view::npos)
-      return tid;
+  const std::int64_t began_ns = boot_time_ns();
+  for (;;) {
+    const auto threads = thread_ids(pid);
+    if (threads.empty()) return fail(ErrorCode::NotFound, "the process ended");
+    bool any_alive = false;
+    for (pid_t tid : threads) {
+      auto state = status_field(tid, "State");
+      if (!state || state->empty()) continue;
+      if (std::string_view("DZXx").find(state->front()) == std::string_view::npos) return tid;
+      any_alive |= state->front() == 'D';
+    }
+    if (!any_alive || boot_time_ns() - began_ns > stop_limit_ns)
+      return fail(ErrorCode::Unfit, "no thread of it can be stopped (they wait inside the kernel)");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  return fail(ErrorCode::Unfit, "no thread of it can be stopped (they wait inside the kernel)");
 }
 
 Result<bool> has_seccomp_filter(pid_t tid) {

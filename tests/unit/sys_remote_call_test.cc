@@ -1,5 +1,8 @@
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "sys/process.h"
@@ -33,6 +36,30 @@ TEST(RemoteCall, AProcessThatExecsMeanwhileComesToNoHarm) {
   ::kill(spawned->pid, SIGKILL);
   EXPECT_TRUE(spawned->pidfd.wait_ended(std::chrono::milliseconds(20'000)));
   spawned->pidfd.reap();
+}
+
+// The parent in vfork() sleeps as one whose page comes from a slow disk, until its child ends.
+TEST(RemoteCall, AProcessThatIsBusyInTheKernelForAMomentIsWaitedFor) {
+  int pipe_fds[2];
+  ASSERT_EQ(::pipe2(pipe_fds, O_CLOEXEC), 0);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    auto child = [](void* fd) -> int {
+      if (::write(*static_cast<int*>(fd), "x", 1) != 1) return 1;
+      ::usleep(30'000);
+      return 0;
+    };
+    static char stack[64 << 10];
+    ::clone(child, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, &pipe_fds[1]);
+    for (;;) ::pause();
+  }
+  char byte;
+  ASSERT_EQ(::read(pipe_fds[0], &byte, 1), 1);
+  auto fd = take_userfaultfd(pid);
+  EXPECT_TRUE(fd) << fd.error().message();
+  ::kill(pid, SIGKILL);
+  ::waitpid(pid, nullptr, 0);
+  for (int end : pipe_fds) ::close(end);
 }
 
 }  // namespace
