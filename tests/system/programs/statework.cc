@@ -332,17 +332,24 @@ Check inotify() {
   ::mkdir("/tmp/statework.watched", 0700);
   int watcher = ::inotify_init1(0);
   REQUIRE(::inotify_add_watch(watcher, "/tmp/statework.watched", IN_CREATE) >= 0);
-  return [=](long tick) {
+  return [=, lost = 0](long tick) mutable {
     std::string name = std::to_string(tick);
     std::string path = "/tmp/statework.watched/" + name;
     int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
     REQUIRE(file >= 0);
     ::close(file);
+    // CRIU drops what a queue holds unread, and lets a poll with a limit return early (both are in
+    // the README's limits): the event of one file may be lost to a move, that of the next may not.
     pollfd waiting{watcher, POLLIN, 0};
-    REQUIRE(::poll(&waiting, 1, 5000) == 1);
-    char buffer[4096];
-    REQUIRE(::read(watcher, buffer, sizeof buffer) > 0);
-    REQUIRE(name == reinterpret_cast<inotify_event*>(buffer)->name);
+    int count = ::poll(&waiting, 1, 500);
+    while (count < 0 && errno == EINTR) count = ::poll(&waiting, 1, 500);
+    lost = count == 0 ? lost + 1 : 0;
+    REQUIRE(lost <= 1);
+    if (count == 1) {
+      char buffer[4096];
+      REQUIRE(::read(watcher, buffer, sizeof buffer) > 0);
+      REQUIRE(name == reinterpret_cast<inotify_event*>(buffer)->name);
+    }
     ::unlink(path.c_str());
   };
 }
