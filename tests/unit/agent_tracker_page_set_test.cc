@@ -46,10 +46,8 @@ TEST(PageSetTest, OperationsAgreeWithPlainSets) {
     SCOPED_TRACE(seed);
     std::mt19937_64 random(static_cast<unsigned>(seed));
     auto a = random_pages(random, 60), b = random_pages(random, 60);
-    std::set<std::uint64_t> all = a, both, rest;
-    all.insert(b.begin(), b.end());
+    std::set<std::uint64_t> both, rest;
     for (auto page : a) (b.contains(page) ? both : rest).insert(page);
-    ASSERT_EQ(to_pages(unite(from_pages(a), from_pages(b))), all);
     ASSERT_EQ(to_pages(intersect(from_pages(a), from_pages(b))), both);
     ASSERT_EQ(to_pages(subtract(from_pages(a), from_pages(b))), rest);
     ASSERT_EQ(from_pages(a).pages(), a.size());

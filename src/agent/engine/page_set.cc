@@ -22,27 +22,6 @@ std::uint64_t PageSet::pages() const {
   return pages;
 }
 
-PageSet unite(const PageSet& a, const PageSet& b) {
-  PageSet all;
-  auto left = a.runs().begin(), right = b.runs().begin();
-  PageRun current;  // empty at first
-  auto add = [&](const PageRun& run) {
-    if (run.start > current.end || current.start == current.end) {
-      all.append(current.start, current.end);
-      current = run;
-    } else {
-      current.end = std::max(current.end, run.end);
-    }
-  };
-  while (left != a.runs().end() || right != b.runs().end()) {
-    bool from_left =
-        right == b.runs().end() || (left != a.runs().end() && left->start <= right->start);
-    add(from_left ? *left++ : *right++);
-  }
-  all.append(current.start, current.end);
-  return all;
-}
-
 PageSet intersect(const PageSet& a, const PageSet& b) {
   PageSet both;
   auto left = a.runs().begin(), right = b.runs().begin();

@@ -33,7 +33,6 @@ class PageSet {
   std::vector<PageRun> runs_;
 };
 
-PageSet unite(const PageSet& a, const PageSet& b);
 PageSet intersect(const PageSet& a, const PageSet& b);
 PageSet subtract(const PageSet& from, const PageSet& what);
 
