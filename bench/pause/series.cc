@@ -24,9 +24,9 @@ struct Step {
 constexpr Step steps[] = {{"precopy", &agent::CheckpointSteps::precopy_us, false},
                           {"launch", &agent::CheckpointSteps::launch_us, false},
                           {"metadata", &agent::CheckpointSteps::metadata_us, true},
+                          {"overlap", &agent::CheckpointSteps::overlap_us, true},
                           {"memory", &agent::CheckpointSteps::memory_us, true},
                           {"files", &agent::CheckpointSteps::files_us, true},
-                          {"attributes", &agent::CheckpointSteps::attributes_us, true},
                           {"resume", &agent::CheckpointSteps::resume_us, true},
                           {"completion", &agent::CheckpointSteps::completion_us, false}};
 

@@ -17,6 +17,13 @@ inline void raise_thread_priority() {
   ::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), -10);
 }
 
+// The thread does not wait for a processor behind what else the node runs. Best effort.
+inline bool raise_to_hasty(pid_t thread) {
+  sched_param parameters{};
+  parameters.sched_priority = 1;
+  return ::sched_setscheduler(thread, SCHED_RR | SCHED_RESET_ON_FORK, &parameters) == 0;
+}
+
 // While it lasts, the calling thread and process `other` don't wait for a processor behind what
 // else the node runs. For work that a job stands still for; not for what takes seconds. Best
 // effort.
@@ -24,11 +31,8 @@ class HastyWork {
  public:
   explicit HastyWork(pid_t other) : policy_(::sched_getscheduler(0)) {
     if (policy_ != SCHED_OTHER) return;
-    sched_param parameters{};
-    parameters.sched_priority = 1;
-    constexpr int hasty = SCHED_RR | SCHED_RESET_ON_FORK;
-    raised_ = ::sched_setscheduler(0, hasty, &parameters) == 0;
-    if (raised_ && other > 0) ::sched_setscheduler(other, hasty, &parameters);
+    raised_ = raise_to_hasty(0);
+    if (raised_ && other > 0) raise_to_hasty(other);
   }
   ~HastyWork() {
     sched_param parameters{};

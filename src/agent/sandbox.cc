@@ -24,6 +24,15 @@ using init::Request;
 constexpr std::chrono::milliseconds kGentleKill{2000};
 constexpr std::chrono::milliseconds kHardKill{30000};
 
+std::int64_t request_of(CriuIpc ipc) {
+  switch (ipc) {
+    case CriuIpc::Outside: return static_cast<std::int64_t>(init::Ipc::Outside);
+    case CriuIpc::Tree: return static_cast<std::int64_t>(init::Ipc::Root);
+    case CriuIpc::Fresh: return static_cast<std::int64_t>(init::Ipc::Fresh);
+  }
+  return 0;
+}
+
 class RunningSandbox final : public Sandbox {
  public:
   RunningSandbox(SandboxState state, sys::Spawned init, InitConnection connection)
@@ -42,6 +51,7 @@ class RunningSandbox final : public Sandbox {
   const SandboxSpec& spec() const override { return state_.spec; }
   fs::path output_file() const override { return directory() / "io/output"; }
   fs::path images_directory() const override { return directory() / "images"; }
+  fs::path quick_images_directory() const override { return inside(init::kQuickImagesPath); }
 
   const sys::PidFd& pidfd() const { return init_.pidfd; }
 
@@ -70,7 +80,7 @@ class RunningSandbox final : public Sandbox {
     return {};
   }
 
-  Result<CriuWorker> launch_criu(const std::vector<pid_t>& keep_free) override {
+  Result<CriuWorker> launch_criu(const std::vector<pid_t>& keep_free, CriuIpc ipc) override {
     const fs::path& prefix = state_.spec.criu_prefix;
     std::error_code error;
     if (prefix.empty() || !fs::exists(prefix / "lib/ld.so", error) ||
@@ -78,9 +88,10 @@ class RunningSandbox final : public Sandbox {
       return fail(ErrorCode::Unfit, fmt::format("there is no CRIU at \"{}\"", prefix.string()));
     exchange_kdat();
     BATON_TRY(const pid_t first_pid, free_pid_window(init_.pid, keep_free));
-    BATON_TRY(InitReply reply, ask_init(directory(), Request{.op = Op::LaunchCriu,
-                                                             .a = first_pid,
-                                                             .b = find_shim().empty() ? 0 : 1}));
+    const std::int64_t shim = find_shim().empty() ? 0 : 1;
+    BATON_TRY(InitReply reply,
+              ask_init(directory(),
+                       Request{.op = Op::LaunchCriu, .a = first_pid, .b = shim | request_of(ipc)}));
     if (reply.fds.size() != 2)
       return fail(ErrorCode::Internal, "the sandbox's pid 1 gave no socket to CRIU");
     return CriuWorker{std::move(reply.fds[0]), std::move(reply.fds[1])};

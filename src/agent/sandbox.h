@@ -104,6 +104,13 @@ struct CriuWorker {
   Fd pidfd;
 };
 
+// Which ipc namespace CRIU runs in. It dumps or makes one when the tree has another than itself.
+enum class CriuIpc {
+  Outside,  // that of pid 1
+  Tree,     // that of the tree which runs
+  Fresh,    // one of its own, which a tree that is restored will share
+};
+
 class Sandbox {
  public:
   // Builds directory, mounts and namespaces and starts pid 1; no command runs yet. On error,
@@ -128,6 +135,9 @@ class Sandbox {
   virtual std::vector<std::pair<std::string, std::filesystem::path>> private_trees() const = 0;
   // A folder visible at /.baton/images inside, for CRIU's images; lives outside of the overlay.
   virtual std::filesystem::path images_directory() const = 0;
+  // A folder in memory, visible at /.baton/quick inside, where CRIU's shim puts small images. A
+  // sandbox that an older agent made has none.
+  virtual std::filesystem::path quick_images_directory() const = 0;
 
   // Starts root and command. An error says why a person's command could not be run (NotFound:
   // no such command) and leaves the sandbox to be killed.
@@ -137,7 +147,8 @@ class Sandbox {
 
   // CRIU's own pids are taken from where none of `keep_free` (inner pids) is near: those of the
   // tree that it is going to restore. Several may be launched one after the other.
-  virtual Result<CriuWorker> launch_criu(const std::vector<pid_t>& keep_free = {}) = 0;
+  virtual Result<CriuWorker> launch_criu(const std::vector<pid_t>& keep_free = {},
+                                         CriuIpc ipc = CriuIpc::Outside) = 0;
 
   // Pids in the sandbox's pid namespace, and on the node.
   virtual pid_t root_pid_inner() const = 0;

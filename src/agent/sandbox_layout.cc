@@ -292,6 +292,9 @@ Result<std::string> init_configuration(const SandboxSpec& spec, const SandboxLay
     out.add("bind", volume.host_path.native(), volume.sandbox_path.native(),
             volume.read_only ? "ro" : "rw");
   out.add("root", (spec.directory / "root").native());
+  out.add("mkdir", init::kQuickImagesPath, "0700");
+  out.add("mount", "tmpfs", init::kQuickImagesPath, flags(MS_NOSUID | MS_NODEV | MS_NOEXEC),
+          "mode=700", "");
   if (!spec.hostname.empty()) out.add("hostname", spec.hostname);
   out.add("lease", fmt::format("{}", spec.lease_deadline_boot_ns));
   return out.text;

@@ -35,6 +35,7 @@ constexpr char kInitPath[] = "/.baton/init";
 constexpr char kCriuPath[] = "/.baton/criu";
 constexpr char kShimPath[] = "/.baton/criu-shim.so";
 constexpr char kImagesPath[] = "/.baton/images";
+constexpr char kQuickImagesPath[] = "/.baton/quick";  // a tmpfs
 constexpr char kIoPath[] = "/.baton/io";
 constexpr char kOutputPath[] = "/.baton/io/output";
 // In the overlay, unlike the output: what was read from it must be there after a restore.
@@ -62,7 +63,7 @@ constexpr char kStdinPath[] = "/.baton/stdin";
 enum class Op : std::uint32_t {
   Status = 1,    // -> values: root pid, command pid, lease deadline
   Start,         // + descriptor of the command; -> values: root pid, command pid
-  LaunchCriu,    // a: pid after which CRIU's pids begin, b: 1 to preload the shim;
+  LaunchCriu,    // a: pid after which CRIU's pids begin, b: 1 to preload the shim, plus an Ipc;
                  // -> descriptors: socket, pidfd
   SetLease,      // a: deadline, CLOCK_BOOTTIME ns; 0: none
   DieWithAgent,  // a: 1 while this connection's end shall end the sandbox
@@ -70,6 +71,9 @@ enum class Op : std::uint32_t {
   Kill,
   AdoptRestored,  // a: root pid, b: command pid
 };
+
+// The ipc namespace for CRIU: pid 1's, the root's, or a new one.
+enum class Ipc : std::int64_t { Outside = 0, Root = 2, Fresh = 4 };
 
 constexpr std::uint32_t kMagic = 0x42544e31;
 

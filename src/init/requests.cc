@@ -211,7 +211,8 @@ void Supervisor::launch_criu(Connection& connection, const Request& request) {
   if (pwrite(last_pid_fd_, last_pid, static_cast<std::size_t>(length), 0) < 0)
     log_line("ns_last_pid <- %s: %s", last_pid, strerror(errno));
   int fds[2] = {-1, -1};
-  const pid_t pid = spawn_criu(request.b != 0, &fds[0], &fds[1]);
+  const pid_t pid =
+      spawn_criu((request.b & 1) != 0, static_cast<Ipc>(request.b & ~1), root_, &fds[0], &fds[1]);
   if (pid < 0) {
     refuse(&reply, Code::Internal, errno, "start CRIU");
     return answer(connection, reply);

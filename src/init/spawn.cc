@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -74,12 +75,25 @@ bool open_output(int output) {
   _exit(127);
 }
 
-[[noreturn]] void become_criu(bool with_shim, int socket_fd) {
+bool enter_ipc(Ipc ipc, pid_t root) {
+  if (ipc == Ipc::Outside) return true;
+  if (ipc == Ipc::Fresh) return unshare(CLONE_NEWIPC) == 0;
+  char path[32];
+  snprintf(path, sizeof path, "/proc/%d/ns/ipc", root);
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  return fd >= 0 && setns(fd, CLONE_NEWIPC) == 0;
+}
+
+[[noreturn]] void become_criu(bool with_shim, Ipc ipc, pid_t root, int socket_fd) {
   usual_priority();
   int log =
       openat(kDirectoryFd, "criu-stderr.log", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   const int socket = fcntl(socket_fd, F_DUPFD_CLOEXEC, 64);
   if (!enter_groups() || !open_output(log) || !move_fd(socket, 3)) _exit(126);
+  if (!enter_ipc(ipc, root)) {
+    log_line("ipc namespace for CRIU: %s", strerror(errno));
+    _exit(126);
+  }
   close_range(4, ~0U, 0);
   reset_signals();
   setsid();
@@ -140,11 +154,11 @@ pid_t spawn_root(int command_fd, int* start_fd, const char** what) {
   return pid;
 }
 
-pid_t spawn_criu(bool with_shim, int* socket_fd, int* pidfd) {
+pid_t spawn_criu(bool with_shim, Ipc ipc, pid_t root, int* socket_fd, int* pidfd) {
   int sockets[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) != 0) return -1;
   const pid_t pid = fork_with(CLONE_PIDFD, pidfd);
-  if (pid == 0) become_criu(with_shim, sockets[1]);
+  if (pid == 0) become_criu(with_shim, ipc, root, sockets[1]);
   close(sockets[1]);
   if (pid < 0) {
     close(sockets[0]);

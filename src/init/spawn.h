@@ -19,6 +19,6 @@ void set_child_groups(int count);
 pid_t spawn_root(int command_fd, int* start_fd, const char** what);
 
 // Starts CRIU's service worker on a new socket. -1 with errno on failure.
-pid_t spawn_criu(bool with_shim, int* socket_fd, int* pidfd);
+pid_t spawn_criu(bool with_shim, Ipc ipc, pid_t root, int* socket_fd, int* pidfd);
 
 }  // namespace baton::init

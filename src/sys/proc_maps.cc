@@ -1,6 +1,8 @@
 #include "sys/proc_maps.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <charconv>
 
@@ -59,6 +61,41 @@ Result<std::vector<Mapping>> parse_mappings(std::string_view text) {
 Result<std::vector<Mapping>> read_mappings(pid_t pid) {
   BATON_TRY(std::string text, read_file(fmt::format("/proc/{}/maps", pid), maps_bytes_max));
   return parse_mappings(text);
+}
+
+std::vector<MappingFlags> parse_mapping_flags(std::string_view text) {
+  constexpr std::string_view flags_name = "VmFlags: ";
+  std::vector<MappingFlags> result;
+  while (!text.empty()) {
+    std::string_view line = take(text, '\n');
+    if (line.starts_with(flags_name) && !result.empty()) {
+      line.remove_prefix(flags_name.size());
+      result.back().flags = line;
+    } else if (!line.empty() && !(line.front() >= 'A' && line.front() <= 'Z')) {
+      std::size_t end = 0;
+      for (int field = 0; field < 5 && end < line.size(); ++field)
+        end = std::min(line.find(' ', end), line.size() - 1) + 1;
+      result.push_back({std::string(line.substr(0, end)), {}});
+      while (result.back().mapping.ends_with(' ')) result.back().mapping.pop_back();
+    }
+  }
+  return result;
+}
+
+// The kernel fills a buffer of a page with as many mappings as fit. The last one often does not, is
+// dropped, and looked at once more by the next read; with less room than for two it prints just
+// one.
+Result<std::vector<MappingFlags>> read_mapping_flags(pid_t pid) {
+  std::string path = fmt::format("/proc/{}/smaps", pid), text;
+  BATON_TRY(Fd file, open_file(path, O_RDONLY));
+  char buffer[512];
+  for (;;) {
+    ssize_t count = ::read(file.get(), buffer, sizeof buffer);
+    if (count < 0) return fail_errno(path);
+    if (count == 0) return parse_mapping_flags(text);
+    text.append(buffer, static_cast<std::size_t>(count));
+    if (text.size() > maps_bytes_max) return fail(ErrorCode::Unfit, path + " is too large");
+  }
 }
 
 }  // namespace baton::sys

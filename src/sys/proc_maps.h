@@ -32,4 +32,18 @@ Result<std::vector<Mapping>> read_mappings(pid_t pid);
 // Damaged: not in the kernel's format.
 Result<std::vector<Mapping>> parse_mappings(std::string_view text);
 
+// What the kernel says of a mapping in /proc/PID/smaps alone.
+struct MappingFlags {
+  std::string mapping;  // the mapping's line in /proc/PID/maps up to its inode
+  std::string flags;    // "rd wr mr mw me ac": VmFlags, see proc(5)
+
+  friend bool operator==(const MappingFlags&, const MappingFlags&) = default;
+};
+
+// In address order. Costs the kernel about 10 ms per GiB, during which the process can't change its
+// mappings (one at a time). NotFound: no such process.
+Result<std::vector<MappingFlags>> read_mapping_flags(pid_t pid);
+// Of the content of smaps.
+std::vector<MappingFlags> parse_mapping_flags(std::string_view text);
+
 }  // namespace baton::sys

@@ -31,13 +31,14 @@ class FakeSandbox : public agent::Sandbox {
   fs::path output_file() const override { return spec_.directory / "output"; }
   std::vector<std::pair<std::string, fs::path>> private_trees() const override { return {}; }
   fs::path images_directory() const override { return spec_.directory; }
+  fs::path quick_images_directory() const override { return spec_.directory / "quick"; }
   Status start(const agent::CommandSpec& command) override {
     if (command.argv.empty() || command.argv[0] == "no-such-command")
       return fail(ErrorCode::NotFound, "no such command");
     return {};
   }
   Status adopt_restored(pid_t, pid_t) override { return {}; }
-  Result<agent::CriuWorker> launch_criu(const std::vector<pid_t>&) override {
+  Result<agent::CriuWorker> launch_criu(const std::vector<pid_t>&, agent::CriuIpc) override {
     return fail(ErrorCode::Unfit, "a fake");
   }
   pid_t root_pid_inner() const override { return 2; }
@@ -140,12 +141,14 @@ class FakeSandboxHandle : public agent::Sandbox {
   fs::path output_file() const override { return real_->output_file(); }
   std::vector<std::pair<std::string, fs::path>> private_trees() const override { return {}; }
   fs::path images_directory() const override { return real_->images_directory(); }
+  fs::path quick_images_directory() const override { return real_->quick_images_directory(); }
   Status start(const agent::CommandSpec& command) override { return real_->start(command); }
   Status adopt_restored(pid_t root, pid_t command) override {
     return real_->adopt_restored(root, command);
   }
-  Result<agent::CriuWorker> launch_criu(const std::vector<pid_t>& pids) override {
-    return real_->launch_criu(pids);
+  Result<agent::CriuWorker> launch_criu(const std::vector<pid_t>& pids,
+                                        agent::CriuIpc ipc) override {
+    return real_->launch_criu(pids, ipc);
   }
   pid_t root_pid_inner() const override { return 2; }
   pid_t command_pid_inner() const override { return 3; }

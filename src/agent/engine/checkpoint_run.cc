@@ -21,6 +21,7 @@
 #include "criu/log.h"
 #include "store/tree_archive.h"
 #include "sys/file.h"
+#include "sys/ipc_state.h"
 #include "sys/mounts.h"
 #include "sys/process_attributes.h"
 
@@ -85,7 +86,9 @@ Result<CheckpointInfo> CheckpointRun::run(const Hold& hold) {
     if (!completed_) BATON_CHECK(complete(false));
     return {};
   };
-  if (auto status = work(); !status) {
+  auto status = work();
+  if (!status) {
+    when_stopped_.reset();
     if (memory_) memory_->abandon();
     if (auto removed = sys::remove_tree(directory_); !removed)
       spdlog::warn("failed checkpoint: {}", removed.error().message());
@@ -101,6 +104,9 @@ Status CheckpointRun::prepare_directories() {
       return fail_errno(fmt::format("mkdir {}", directory_.string()));
   }
   BATON_CHECK(sys::make_directories(directory_ / "images", 0700));
+  if (auto emptied = empty_directory(sandbox_.quick_images_directory());
+      !emptied && emptied.error().code() != ErrorCode::NotFound)
+    return emptied;
   return empty_directory(sandbox_.images_directory());
 }
 
@@ -108,13 +114,18 @@ Status CheckpointRun::dump(const Hold& hold) {
   BATON_TRY(auto processes, sandbox_.processes());
   auto& steps = record_.info.steps;
   if (memory_) {
-    memory_->before_dump(processes, sandbox_.images_directory());
+    memory_->before_dump(processes, sandbox_.images_directory(),
+                         hold || foreknowledge_ == Foreknowledge::None);
     for (std::uint64_t pages : memory_->precopy_stats().pages_per_round)
       steps.precopied_pages += pages;
   }
   steps.precopy_us = lap_us();
   roll_ = take_roll_call(processes);
-  BATON_TRY(CriuWorker worker, sandbox_.launch_criu());
+  without_ipc_ = foreknowledge_ == Foreknowledge::Use && has_nothing_of_ipc();
+  BATON_TRY(CriuWorker worker,
+            sandbox_.launch_criu({}, without_ipc_ ? CriuIpc::Tree : CriuIpc::Outside));
+  BATON_TRY(when_stopped_,
+            WhenStopped::create(sandbox_.images_directory(), [this] { note_while_stopped(); }));
   const pid_t worker_pid = pid_of(worker.pidfd);
   criu::Session session(std::move(worker.socket), std::move(worker.pidfd));
   criu::SessionOptions options;
@@ -130,8 +141,10 @@ Status CheckpointRun::dump(const Hold& hold) {
   auto hook = [&](std::string_view name, pid_t) -> Status {
     if (name == "pre-dump") {
       // A freeze that copies all memory would keep others from their processor for seconds.
-      if (!hold && memory_ && memory_->description().starts_with("tracked"))
+      if (!hold && memory_ && memory_->description().starts_with("tracked")) {
         hasty.emplace(worker_pid);
+        hasty_ = true;
+      }
       steps.launch_us = lap_us();
       freeze_started_ns_ = lap_ns_;
       watch.begin();
@@ -182,9 +195,49 @@ Status CheckpointRun::while_frozen(const Hold& hold) {
   return sandbox_.kill();
 }
 
+// Then CRIU runs in the tree's ipc namespace and has none to dump, which would take it 5 ms.
+bool CheckpointRun::has_nothing_of_ipc() const {
+  static const auto fresh = sys::fresh_ipc_state();
+  auto processes = sandbox_.processes();
+  if (!fresh || !processes || processes->empty()) return false;
+  auto state = sys::ipc_state(processes->front().second);
+  return state && *state == *fresh;
+}
+
+// All tasks are stopped. Beside CRIU, which dumps them now.
+void CheckpointRun::note_while_stopped() {
+  auto processes = sandbox_.processes();
+  if (!processes) {
+    noted_ = fail(std::move(processes).error());
+    return;
+  }
+  if (memory_) memory_->when_stopped(*processes);
+  note_attributes(*processes);
+  still_without_ipc_ = without_ipc_ && has_nothing_of_ipc();
+}
+
+void CheckpointRun::note_attributes(const Processes& processes) {
+  auto node_cpus = sys::allowed_cpus(sandbox_.init_pid());
+  for (auto [inner, pid] : processes) {
+    auto attributes = sys::read_process_attributes(pid);
+    if (!attributes) continue;  // a zombie
+    // A thread that may run on all processors here may do so elsewhere.
+    for (auto& thread : attributes->threads)
+      if (node_cpus && thread.cpus == *node_cpus) thread.cpus.clear();
+    record_.attributes.push_back(std::move(*attributes));
+  }
+}
+
 Status CheckpointRun::capture() {
   BATON_TRY(auto processes, sandbox_.processes());
   auto& steps = record_.info.steps;
+  if (!when_stopped_->finish(hasty_)) note_while_stopped();
+  steps.overlap_us = lap_us();
+  BATON_CHECK(noted_);
+  if (without_ipc_ && !still_without_ipc_) {
+    mistaken_ = true;
+    return fail(ErrorCode::Unavailable, "System V objects came to be just before the freeze");
+  }
   if (memory_) {
     BATON_CHECK(memory_->in_freeze(processes));
     steps.frozen_pages = memory_->frozen_pages();
@@ -195,16 +248,6 @@ Status CheckpointRun::capture() {
   struct stat output {};
   if (::stat(sandbox_.output_file().c_str(), &output) == 0)
     record_.info.output_bytes = static_cast<std::uint64_t>(output.st_size);
-  auto node_cpus = sys::allowed_cpus(sandbox_.init_pid());
-  for (auto [inner, pid] : processes) {
-    auto attributes = sys::read_process_attributes(pid);
-    if (!attributes) continue;  // a zombie
-    // A thread that may run on all processors here may do so elsewhere.
-    for (auto& thread : attributes->threads)
-      if (node_cpus && thread.cpus == *node_cpus) thread.cpus.clear();
-    record_.attributes.push_back(std::move(*attributes));
-  }
-  steps.attributes_us = lap_us();
   return {};
 }
 
@@ -221,6 +264,10 @@ Status CheckpointRun::archive_trees() {
 }
 
 Status CheckpointRun::complete(bool held) {
+  if (memory_ && !held && !memory_->held_true()) {
+    mistaken_ = true;
+    return fail(ErrorCode::Unavailable, "the program gave advice on its memory just now (madvise)");
+  }
   BATON_CHECK(move_images());
   if (memory_) BATON_CHECK(memory_->save(directory_, held));
   BATON_CHECK(criu::mend_timers(directory_ / "images"));
@@ -259,8 +306,11 @@ Status CheckpointRun::complete(bool held) {
 Status CheckpointRun::move_images() {
   std::error_code error;
   std::vector<fs::path> images;
-  for (const auto& entry : fs::directory_iterator(sandbox_.images_directory(), error))
-    if (entry.path().extension() == ".img") images.push_back(entry.path());
+  for (const auto& folder : {sandbox_.quick_images_directory(), sandbox_.images_directory()}) {
+    error.clear();
+    for (const auto& entry : fs::directory_iterator(folder, error))
+      if (entry.path().extension() == ".img") images.push_back(entry.path());
+  }
   if (error) return fail_errno(sandbox_.images_directory().string(), error.value());
   for (const auto& image : images)
     BATON_CHECK(move_file(image, directory_ / "images" / image.filename()));

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "agent/engine/base_files.h"
@@ -12,23 +13,32 @@
 #include "agent/engine/record.h"
 #include "agent/engine/roll_call.h"
 #include "agent/engine/tracked_memory.h"
+#include "agent/engine/when_stopped.h"
 #include "criu/session.h"
 
 namespace baton::agent {
 
 class CheckpointRun {
  public:
+  // What a freeze need not wait for when it can be known before, and checked later.
+  enum class Foreknowledge { Use, None };
+
   CheckpointRun(Sandbox& sandbox, std::filesystem::path directory, const EngineOptions& options,
-                BaseFileCache& cache, TrackedMemory* memory = nullptr)
+                BaseFileCache& cache, TrackedMemory* memory = nullptr,
+                Foreknowledge foreknowledge = Foreknowledge::Use)
       : sandbox_(sandbox),
         directory_(std::move(directory)),
         options_(options),
         cache_(cache),
-        memory_(memory) {}
+        memory_(memory),
+        foreknowledge_(foreknowledge) {}
 
   using Hold = std::function<HoldVerdict(const CheckpointInfo&)>;
   // `hold` may be empty. On error the directory is gone.
   Result<CheckpointInfo> run(const Hold& hold);
+  // run() failed because something that was known before was not so any more. The job is well;
+  // without foreknowledge it would have gone well.
+  bool mistaken() const { return mistaken_; }
 
  private:
   using Processes = std::vector<std::pair<pid_t, pid_t>>;  // as Sandbox::processes()
@@ -37,6 +47,9 @@ class CheckpointRun {
   std::chrono::milliseconds freeze_limit(const Processes& processes) const;
   Status dump(const Hold& hold);
   Status while_frozen(const Hold& hold);
+  bool has_nothing_of_ipc() const;
+  void note_while_stopped();
+  void note_attributes(const Processes& processes);
   Status capture();  // what has to be taken at the instant of the dump
   Status archive_trees();
   Status complete(bool held);  // what can wait until the job runs again
@@ -52,6 +65,7 @@ class CheckpointRun {
   const EngineOptions& options_;
   BaseFileCache& cache_;
   TrackedMemory* const memory_;  // null: CRIU dumps all memory
+  const Foreknowledge foreknowledge_;
 
   CheckpointRecord record_;
   RollCall roll_;
@@ -59,6 +73,12 @@ class CheckpointRun {
   std::int64_t freeze_started_ns_ = 0;
   std::int64_t lap_ns_ = 0;
   std::atomic<bool> released_{false};  // CRIU needs nothing more of the tasks
+  Status noted_;
+  std::unique_ptr<WhenStopped> when_stopped_;
+  bool hasty_ = false;        // nobody waits for a processor
+  bool without_ipc_ = false;  // CRIU was told of no System V objects
+  bool still_without_ipc_ = false;
+  bool mistaken_ = false;
   bool completed_ = false;
   bool killed_ = false;
 };

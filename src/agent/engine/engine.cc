@@ -65,14 +65,23 @@ class CriuEngine : public Engine {
   Result<CheckpointInfo> take(Sandbox& sandbox, const fs::path& directory,
                               const CheckpointRun::Hold& hold) {
     auto memory = options_.track_memory ? memories_.of(sandbox) : nullptr;
-    auto info = CheckpointRun(sandbox, directory, options_, cache_, memory.get()).run(hold);
+    CheckpointRun run(sandbox, directory, options_, cache_, memory.get());
+    auto info = run.run(hold);
+    if (run.mistaken()) {
+      spdlog::info("checkpoint is taken again: {}", info.error().message());
+      info = CheckpointRun(sandbox, directory, options_, cache_, memory.get(),
+                           CheckpointRun::Foreknowledge::None)
+                 .run(hold);
+    }
     if (info || !memory || !memory->failed_in_freeze()) return info;
     // The job can't be trusted any more, or all of its memory would take longer still.
     if (info.error().code() == ErrorCode::Damaged || info.error().code() == ErrorCode::TimedOut)
       return info;
     spdlog::warn("checkpoint of tracked memory failed, now without: {}", info.error().message());
     memory->release();
-    return CheckpointRun(sandbox, directory, options_, cache_).run(hold);
+    return CheckpointRun(sandbox, directory, options_, cache_, nullptr,
+                         CheckpointRun::Foreknowledge::None)
+        .run(hold);
   }
 
   Status populate(const fs::path& directory, const fs::path& base, const CheckpointRecord& record,

@@ -23,12 +23,13 @@ namespace baton::agent {
 // Where the time of a checkpoint went, in order. The job stands still from metadata to resume.
 struct CheckpointSteps {
   std::int64_t precopy_us = 0;
-  std::int64_t launch_us = 0;      // CRIU's start, and what is noted in case it dies
-  std::int64_t metadata_us = 0;    // CRIU stops the tasks and dumps what is not tracked
-  std::int64_t memory_us = 0;      // last scan and copy of tracked memory
-  std::int64_t files_us = 0;       // private files
-  std::int64_t attributes_us = 0;  // length of the output, and attributes that CRIU forgets
-  std::int64_t resume_us = 0;      // until CRIU says that all tasks run
+  std::int64_t launch_us = 0;    // CRIU's start, and what is noted in case it dies
+  std::int64_t metadata_us = 0;  // CRIU stops the tasks and dumps what is not tracked
+  std::int64_t overlap_us = 0;   // until what was done beside CRIU is done as well: the last
+                                 // scan and copy of tracked memory, attributes CRIU forgets
+  std::int64_t memory_us = 0;    // what CRIU wrote into the memory to run its own code
+  std::int64_t files_us = 0;     // private files
+  std::int64_t resume_us = 0;    // until CRIU says that all tasks run
   std::int64_t completion_us = 0;
   std::uint64_t precopied_pages = 0;
   std::uint64_t frozen_pages = 0;  // copied while the job stood still

@@ -22,6 +22,18 @@ std::uint64_t PageSet::pages() const {
   return pages;
 }
 
+PageSet unite_disjoint(const PageSet& a, const PageSet& b) {
+  PageSet all;
+  auto left = a.runs().begin(), right = b.runs().begin();
+  while (left != a.runs().end() || right != b.runs().end()) {
+    bool from_left =
+        right == b.runs().end() || (left != a.runs().end() && left->start < right->start);
+    const PageRun& next = from_left ? *left++ : *right++;
+    all.append(next.start, next.end);
+  }
+  return all;
+}
+
 PageSet intersect(const PageSet& a, const PageSet& b) {
   PageSet both;
   auto left = a.runs().begin(), right = b.runs().begin();

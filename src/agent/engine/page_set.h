@@ -33,6 +33,8 @@ class PageSet {
   std::vector<PageRun> runs_;
 };
 
+// Of sets that have no page in common.
+PageSet unite_disjoint(const PageSet& a, const PageSet& b);
 PageSet intersect(const PageSet& a, const PageSet& b);
 PageSet subtract(const PageSet& from, const PageSet& what);
 

@@ -84,8 +84,17 @@ Status RestoreRun::place_images() {
   return {};
 }
 
+// CRIU makes an ipc namespace if its images hold one. Else the tree shares CRIU's own, which must
+// not be that of another.
+CriuIpc RestoreRun::criu_ipc() const {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory_ / "images", error))
+    if (entry.path().filename().native().starts_with("ipcns-")) return CriuIpc::Outside;
+  return CriuIpc::Fresh;
+}
+
 Status RestoreRun::criu_restore(bool preflight, std::string* log_tail) {
-  BATON_TRY(CriuWorker worker, sandbox_.launch_criu(record_.pids));
+  BATON_TRY(CriuWorker worker, sandbox_.launch_criu(record_.pids, criu_ipc()));
   criu::Session session(std::move(worker.socket), std::move(worker.pidfd));
   criu::SessionOptions options;
   BATON_TRY(options.images_dir, link_images(sandbox_));

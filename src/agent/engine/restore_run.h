@@ -22,6 +22,7 @@ class RestoreRun {
   Status fill_trees();
   Status make_output();
   Status place_images();
+  CriuIpc criu_ipc() const;
   Status criu_restore(bool preflight, std::string* log_tail);
   void apply_attributes();
 

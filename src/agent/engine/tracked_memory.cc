@@ -26,12 +26,17 @@ std::vector<pid_t> node_pids(const TrackedMemory::Processes& processes) {
 
 }  // namespace
 
-void TrackedMemory::before_dump(const Processes& processes, const fs::path& images) {
+void TrackedMemory::before_dump(const Processes& processes, const fs::path& images,
+                                bool ask_kernel) {
   active_ = false;
   failed_in_freeze_ = false;
   frozen_.clear();
+  stopped_.reset();
   auto outcome = try_before_dump(processes, images);
-  if (outcome) return;
+  if (outcome) {
+    flags_.before_freeze(ask_kernel ? Processes() : processes, images);
+    return;
+  }
   release();
   if (reason_ != outcome.error().message())
     spdlog::info("memory is not tracked: {}", outcome.error().message());
@@ -79,14 +84,26 @@ Status TrackedMemory::try_before_dump(const Processes& processes, const fs::path
   return {};
 }
 
+Status TrackedMemory::copy_rest(const Processes& processes) {
+  inner_pids_.clear();
+  for (auto [inner, pid] : processes) inner_pids_[pid] = inner;
+  BATON_TRY(frozen_, tracker_->copy_rest(node_pids(processes)));
+  return {};
+}
+
+void TrackedMemory::when_stopped(const Processes& processes) {
+  if (!active_) return;
+  stopped_outcome_ = copy_rest(processes);
+  stopped_ = processes;
+}
+
 Status TrackedMemory::in_freeze(const Processes& processes) {
   if (!active_) return {};
   auto work = [&]() -> Status {
     BATON_CHECK(fault("track.frozen"));
-    inner_pids_.clear();
-    for (auto [inner, pid] : processes) inner_pids_[pid] = inner;
-    BATON_TRY(frozen_, tracker_->copy_rest(node_pids(processes)));
-    return {};
+    if (stopped_) BATON_CHECK(stopped_outcome_);
+    if (stopped_ != processes) return copy_rest(processes);
+    return tracker_->copy_code_again(frozen_);
   };
   auto outcome = work();
   failed_in_freeze_ = !outcome;

@@ -2,6 +2,7 @@
 // CRIU. Internal to the engine.
 //
 //   before_dump   pre-copy; tells CRIU's shim to hide what is tracked
+//   when_stopped  once all tasks are stopped, while CRIU dumps them; may be left out
 //   in_freeze     in CRIU's last hook
 //   save          once CRIU is done, or in its last hook when the job is held
 //   abandon       instead of the two above, when the dump failed
@@ -17,10 +18,12 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "agent/engine/mapping_flags.h"
 #include "agent/engine/memory_save.h"
 #include "agent/engine/tracker.h"
 #include "agent/sandbox.h"
@@ -40,8 +43,15 @@ class TrackedMemory {
   // The sandbox was at this checkpoint once: what is in it need not be stored again.
   void build_on(const std::filesystem::path& checkpoint);
   // `images`: where CRIU will write, on the node.
-  void before_dump(const Processes& processes, const std::filesystem::path& images);
+  // `ask_kernel`: for the flags of mappings, in the freeze; see mapping_flags.h.
+  void before_dump(const Processes& processes, const std::filesystem::path& images,
+                   bool ask_kernel);
+  // Its error is told by in_freeze().
+  void when_stopped(const Processes& processes);
   Status in_freeze(const Processes& processes);
+  // The job runs again: whether what was known about its memory before the freeze was still true
+  // in it. If not, the checkpoint is void and another can be taken at once.
+  bool held_true() { return flags_.hold_true(); }
   // Into a checkpoint's directory; see memory_save.h.
   Status save(const std::filesystem::path& checkpoint, bool held);
   void abandon();
@@ -59,6 +69,7 @@ class TrackedMemory {
 
  private:
   Status try_before_dump(const Processes& processes, const std::filesystem::path& images);
+  Status copy_rest(const Processes& processes);
 
   Status ensure_tracker();
   Status try_build_on(const std::filesystem::path& checkpoint);
@@ -71,6 +82,9 @@ class TrackedMemory {
   PrecopyStats precopy_;
   std::map<pid_t, pid_t> inner_pids_;
   std::vector<FrozenMemory> frozen_;
+  std::optional<Processes> stopped_;  // whose memory when_stopped() copied
+  Status stopped_outcome_;
+  MappingFlagsCache flags_;
   SavedMemory saved_;
   std::map<pid_t, EarlierMemory> earlier_;  // by inner pid; until the first checkpoint
 };

@@ -153,10 +153,12 @@ Status TrackedSpace::scan_own_pages(const sys::Pagemap& pagemap, sys::PageQuery 
                                     std::vector<PageRegion>& regions) const {
   regions.clear();
   query.any_of = sys::page_is_present | sys::page_is_swapped;
+  const std::uint64_t first = query.start;
+  const std::uint64_t last = query.end != 0 ? query.end : sys::address_space_end;
   auto scan = [&](std::uint64_t start, std::uint64_t end, std::uint64_t cache) -> Status {
-    if (start >= end) return {};
-    query.start = start;
-    query.end = end;
+    query.start = std::max(start, first);
+    query.end = std::min(end, last);
+    if (query.start >= query.end) return {};
     query.required_unset = sys::page_is_zero | guard_ | cache;
     return pagemap.scan(query, regions);
   };
@@ -232,10 +234,12 @@ Status TrackedSpace::resolve_markers(pid_t pid, const sys::PageQuery& query,
   return {};
 }
 
-Result<PageSet> TrackedSpace::copy_rest(pid_t pid, FreezeCopies& copies,
-                                        const CopyBuffers& buffers) {
-  BATON_TRY(auto pagemap, sys::Pagemap::open(pid));
+Result<PageSet> TrackedSpace::copy_frozen(pid_t pid, const sys::Pagemap& pagemap,
+                                          const PageRun& range, FreezeCopies& copies,
+                                          const CopyBuffers& buffers) {
   const sys::PageQuery query{
+      .start = range.start,
+      .end = range.end,
       .required = sys::page_is_wp_allowed,
       .reported = sys::page_is_present | sys::page_is_swapped | sys::page_is_written,
       .write_protect = true};
@@ -257,6 +261,28 @@ Result<PageSet> TrackedSpace::copy_rest(pid_t pid, FreezeCopies& copies,
     return fail(ErrorCode::Unfit,
                 fmt::format("its memory at {:#x} can't be read", unreadable.front().start));
   return all;
+}
+
+Result<PageSet> TrackedSpace::copy_rest(pid_t pid, FreezeCopies& copies,
+                                        const CopyBuffers& buffers) {
+  BATON_TRY(auto pagemap, sys::Pagemap::open(pid));
+  return copy_frozen(pid, pagemap, {0, sys::address_space_end}, copies, buffers);
+}
+
+Status TrackedSpace::copy_code_again(pid_t pid, PageSet& pages, FreezeCopies& copies,
+                                     const CopyBuffers& buffers) {
+  BATON_TRY(auto mappings, sys::read_mappings(pid));
+  BATON_TRY(auto pagemap, sys::Pagemap::open(pid));
+  PageSet code, now;
+  for (const sys::Mapping& mapping : mappings) {
+    if (!mapping.executable || mapping.shared || mapping.kernel_owned()) continue;
+    code.append(mapping.start, mapping.end);
+    BATON_TRY(PageSet part,
+              copy_frozen(pid, pagemap, {mapping.start, mapping.end}, copies, buffers));
+    now = unite_disjoint(now, part);
+  }
+  pages = unite_disjoint(subtract(pages, code), now);
+  return {};
 }
 
 }  // namespace baton::agent

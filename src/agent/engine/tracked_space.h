@@ -90,6 +90,11 @@ class TrackedSpace {
   // must be dropped.
   Result<PageSet> copy_rest(pid_t pid, FreezeCopies& copies, const CopyBuffers& buffers);
 
+  // After copy_rest(), in the same freeze: CRIU has written into the program's code meanwhile, and
+  // put back what was there. Brings `pages` up to date where code is mapped.
+  Status copy_code_again(pid_t pid, PageSet& pages, FreezeCopies& copies,
+                         const CopyBuffers& buffers);
+
   // Holds none of its copies any more: all will be made anew.
   void distrust() { store_.forget_all(); }
 
@@ -109,12 +114,14 @@ class TrackedSpace {
   Result<Look> register_listed(pid_t pid);
   Status release_shared_mappings(pid_t pid);
   Status copy_while_running(pid_t pid, const PageSet& written, const CopyBuffers& buffers);
-  // Replaces `regions` by the matches among pages that are the process's own: neither the page
-  // cache's nor the zero page, and no guard pages.
+  // Replaces `regions` by the matches in the query's range that are the process's own: neither the
+  // page cache's nor the zero page, and no guard pages.
   Status scan_own_pages(const sys::Pagemap& pagemap, sys::PageQuery query,
                         std::vector<sys::PageRegion>& regions) const;
   Status resolve_markers(pid_t pid, const sys::PageQuery& query,
                          std::vector<sys::PageRegion>& regions, const sys::Pagemap& pagemap) const;
+  Result<PageSet> copy_frozen(pid_t pid, const sys::Pagemap& pagemap, const PageRun& range,
+                              FreezeCopies& copies, const CopyBuffers& buffers);
 
   sys::Userfaultfd userfaultfd_;
   PageStore store_;

@@ -258,6 +258,25 @@ Result<std::vector<FrozenMemory>> Tracker::copy_rest(std::span<const pid_t> pids
   return memory;
 }
 
+Status Tracker::copy_code_again(std::vector<FrozenMemory>& memory) {
+  std::map<TrackedSpace*, const PageSet*> done;
+  std::uint64_t before = copies_.pages();
+  for (FrozenMemory& process : memory) {
+    auto [known, is_new] = done.emplace(process.space.get(), &process.pages);
+    if (!is_new) {
+      process.pages = *known->second;
+      continue;
+    }
+    auto copied = process.space->copy_code_again(process.pid, process.pages, copies_, buffers_);
+    if (copied) continue;
+    release();
+    return fail(
+        std::move(copied).error().context(fmt::format("copy code of process {}", process.pid)));
+  }
+  frozen_pages_ += copies_.pages() - before;
+  return {};
+}
+
 Status Tracker::settle() {
   if (packs_) packs_->set_compression(true);
   auto settled = copies_.settle();

@@ -2,8 +2,9 @@
 //
 //   refresh          finds processes that came, went or called exec; registers new mappings
 //   pre-copy round   copies what was written since the last one, while they run
-//   ---- CRIU freezes the job and dumps all but the registered mappings ----
-//   copy_rest        copies what is left and says which pages make up the checkpoint
+//   ---- CRIU stops the job and dumps all but the registered mappings ----
+//   copy_rest        meanwhile: copies what is left and says which pages make up the checkpoint
+//   copy_code_again  when CRIU is done: what it wrote where code is mapped, to run its own
 //   ---- CRIU lets the job go ----
 //   settle           brings the copies into their stores, from which images are assembled
 //
@@ -89,6 +90,9 @@ class Tracker {
   // CRIU's. After an error the checkpoint must be given up; the processes are tracked anew by
   // refresh().
   Result<std::vector<FrozenMemory>> copy_rest(std::span<const pid_t> pids);
+  // After copy_rest(), in the same freeze, when CRIU wrote code of its own into the processes
+  // meanwhile and put back what was there.
+  Status copy_code_again(std::vector<FrozenMemory>& memory);
   // After the freeze; also after a checkpoint that failed.
   Status settle();
   // After settle(): brings the memory into a checkpoint's directory (memory_save.h) and drops

@@ -7,7 +7,8 @@
 // /proc/PID/limits, readable to whoever may ptrace the process. CRIU makes the call through libc's
 // syscall(), which this file takes the place of.
 //
-// Its other parts have files of their own: pagemap_scan.cc, interrupted_call.cc.
+// Its other parts have files of their own: pagemap_scan.cc, interrupted_call.cc, mapping_flags.cc,
+// open_file.cc.
 
 #include <errno.h>
 #include <fcntl.h>

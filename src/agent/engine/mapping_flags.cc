@@ -1,0 +1,102 @@
+#include "agent/engine/mapping_flags.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <set>
+#include <sstream>
+
+#include "base/log.h"
+#include "sys/file.h"
+#include "sys/process_attributes.h"
+
+namespace baton::agent {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Below this, the kernel's answer takes less than a third of a millisecond.
+constexpr std::uint64_t large_kib = 32 << 10;
+constexpr std::uint64_t maps_bytes_max = 256u << 20;
+
+bool is_large(pid_t pid) {
+  auto kib = sys::status_field(pid, "VmRSS");
+  return kib && std::strtoull(kib->c_str(), nullptr, 10) >= large_kib;
+}
+
+Result<std::string> read_maps(pid_t pid) {
+  return sys::read_file(fmt::format("/proc/{}/maps", pid), maps_bytes_max);
+}
+
+// Without what changes by itself or by our tracking: soft-dirty, and registrations of userfaultfd.
+std::set<std::string> programs_own(const std::string& flags) {
+  std::set<std::string> words;
+  std::istringstream text(flags);
+  for (std::string word; text >> word;)
+    if (word != "sd" && word != "um" && word != "uw" && word != "ui") words.insert(word);
+  return words;
+}
+
+// Whether mappings that are in both have the same flags.
+bool agree(const std::vector<sys::MappingFlags>& a, const std::vector<sys::MappingFlags>& b) {
+  std::map<std::string_view, const std::string*> known;
+  for (const auto& mapping : a) known[mapping.mapping] = &mapping.flags;
+  return std::ranges::all_of(b, [&](const sys::MappingFlags& mapping) {
+    auto at = known.find(mapping.mapping);
+    return at == known.end() || *at->second == mapping.flags ||
+           programs_own(*at->second) == programs_own(mapping.flags);
+  });
+}
+
+}  // namespace
+
+// In this order: a mapping that comes between is in the flags, and the next look at maps differs.
+Status MappingFlagsCache::read(pid_t pid, Entry& entry) {
+  BATON_TRY(entry.maps, read_maps(pid));
+  BATON_TRY(entry.flags, sys::read_mapping_flags(pid));
+  return {};
+}
+
+void MappingFlagsCache::before_freeze(const Processes& processes, const fs::path& images) {
+  std::set<pid_t> present;
+  for (auto [inner, pid] : processes) present.insert(pid);
+  std::erase_if(entries_, [&](const auto& entry) { return !present.contains(entry.first); });
+  for (auto [inner, pid] : processes) {
+    entries_[pid].used = false;
+    if (entries_[pid].unsteady || !is_large(pid)) continue;
+    auto left = leave(inner, pid, images);
+    entries_[pid].used = left.has_value();
+    if (!left) spdlog::debug("flags of mappings: {}", left.error().message());
+  }
+}
+
+Status MappingFlagsCache::leave(pid_t inner, pid_t pid, const fs::path& images) {
+  Entry& entry = entries_[pid];
+  BATON_TRY(auto maps, read_maps(pid));
+  if (maps != entry.maps) BATON_CHECK(read(pid, entry));
+  auto locked = sys::status_field(pid, "VmLck");
+  if (!locked) return fail(ErrorCode::NotFound, fmt::format("process {} has ended", pid));
+  std::string text = fmt::format("VmLck:\t{}\n", *locked);
+  for (const auto& [mapping, flags] : entry.flags) text += fmt::format("{}\t{}\n", mapping, flags);
+  BATON_TRY(Fd file, sys::open_file(images / fmt::format("flags-{}", inner),
+                                    O_WRONLY | O_CREAT | O_TRUNC, 0600));
+  return sys::write_all(file.get(), text);
+}
+
+bool MappingFlagsCache::hold_true() {
+  bool true_for_all = true;
+  for (auto& [pid, entry] : entries_) {
+    if (!std::exchange(entry.used, false)) continue;
+    auto before = std::move(entry.flags);
+    if (!read(pid, entry)) {
+      entry.maps.clear();  // it ended; nothing of it can be compared any more
+      continue;
+    }
+    if (agree(before, entry.flags)) continue;
+    entry.unsteady = true;
+    true_for_all = false;
+  }
+  return true_for_all;
+}
+
+}  // namespace baton::agent

@@ -1,0 +1,50 @@
+// The flags of large processes' mappings, read before the freeze so that CRIU needs not wait for
+// them in it; see criu/shim/mapping_flags.cc for what the shim does with them. Internal to the
+// engine.
+//
+// What may have changed unseen between the reading and the freeze is advice for a whole mapping
+// (madvise). So the flags are read again once the job runs: only if they are the same did the
+// checkpoint get the right ones. A program that gives advice and takes it back within those few
+// milliseconds, with the freeze just between, gets the mapping restored without it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/result.h"
+#include "sys/proc_maps.h"
+
+namespace baton::agent {
+
+// Used by one thread at a time.
+class MappingFlagsCache {
+ public:
+  using Processes = std::vector<std::pair<pid_t, pid_t>>;  // as Sandbox::processes()
+
+  // Leaves the flags where the shim finds them. `images`: where CRIU will write. A process whose
+  // flags can't be had is left to the kernel.
+  void before_freeze(const Processes& processes, const std::filesystem::path& images);
+  // The job runs again: whether what before_freeze() left was true. A process of which it was not
+  // is left to the kernel from now on.
+  bool hold_true();
+
+ private:
+  struct Entry {
+    std::string maps;  // /proc/PID/maps when the flags were read
+    std::vector<sys::MappingFlags> flags;
+    bool used = false;      // in the checkpoint that is being taken
+    bool unsteady = false;  // gives advice all the time
+  };
+  static Status read(pid_t pid, Entry& entry);
+  Status leave(pid_t inner, pid_t pid, const std::filesystem::path& images);
+
+  std::map<pid_t, Entry> entries_;  // by pid on the node
+};
+
+}  // namespace baton::agent
