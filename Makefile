@@ -6,6 +6,8 @@
 #   make test         every test, from bare
 #   make bench-pause  how long a program stands still for a checkpoint: build/bench/pause.json
 #   make bench-memory the memory part of that alone: build/bench/memory.json
+#   make sim [SEEDS=4300]
+#                     simulated clusters, 1,000 hours of them, and with bugs that must be found
 #   make prove-checkpoints [COUNT=2000] [SEED=n]
 #                     random checkpoints of a restless program, each restored and checked
 #   make format       clang-format
@@ -14,7 +16,7 @@
 BUILD := build
 PROGRAMS := baton baton-init criu-shim simple_loop
 
-.PHONY: all deps configure programs criu demo demo-docker test bench-pause bench-memory prove-checkpoints format clean
+.PHONY: sim all deps configure programs criu demo demo-docker test bench-pause bench-memory prove-checkpoints format clean
 
 all: criu
 
@@ -47,6 +49,11 @@ bench-pause bench-memory: bench-%: criu
 	cmake --build $(BUILD) --target bench_$*
 	mkdir -p $(BUILD)/bench
 	$(BUILD)/bench_$* --json $(BUILD)/bench/$*.json
+
+sim: configure
+	cmake --build $(BUILD) --target sim_core sim_core_planted
+	$(BUILD)/sim_core --seeds $(or $(SEEDS),4300) --fresh 20
+	$(BUILD)/sim_core_planted --seeds 150
 
 prove-checkpoints: criu
 	cmake --build $(BUILD) --target prove_checkpoints

@@ -14,6 +14,7 @@
 #include "core/cluster.h"
 #include "core/events.h"
 #include "core/placement.h"
+#include "core/planted.h"
 #include "core/policy.h"
 
 namespace baton::core {

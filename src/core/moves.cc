@@ -82,9 +82,10 @@ void Cluster::Impl::drive_planned(Job& job) {
     job.asked = Job::Asked::Nothing;  // if it succeeds after all, a heartbeat will say held
     if (move.failure.empty()) move.failure = "freezing it took too long";
   }
-  const bool held = job.r.current && job.r.current->state == IncarnationState::Held;
+  const bool held = job.r.current && (job.r.current->state == IncarnationState::Held ||
+                                      planted(Bug::LaunchBesideSource));
   if (!move.failure.empty()) {
-    if (job.r.attempt) {
+    if (job.r.attempt && !planted(Bug::ResumeDespiteAttempt)) {
       if (!job.end_attempt) job.end_why = move.failure;
       job.end_attempt = true;
       return;
@@ -112,7 +113,9 @@ void Cluster::Impl::drive_planned(Job& job) {
     return;
   }
   // The target chosen at the start may have changed meanwhile; the checkpoint is known only now.
-  const CheckpointNumber number = move.pinned.value != 0 ? move.pinned : move.frozen_checkpoint;
+  CheckpointNumber number = move.pinned.value != 0 ? move.pinned : move.frozen_checkpoint;
+  if (planted(Bug::LaunchBesideSource) && !job.r.checkpoints.empty())
+    number = job.r.checkpoints.back().number;
   const CheckpointFacts* from = checkpoint(job, number);
   if (from == nullptr) {
     move.failure = fmt::format("checkpoint {} is gone", number.value);
@@ -136,15 +139,15 @@ void Cluster::Impl::drive_planned(Job& job) {
 }
 
 bool Cluster::Impl::launch(Job& job, const NodeId& node, CheckpointNumber from) {
-  const bool certainly_not_running =
-      !job.r.current || (job.r.current->state == IncarnationState::Held &&
-                         job.asked == Job::Asked::Nothing && !job.stray_held);
+  const bool certainly_not_running = planted(Bug::LaunchBesideSource) || !job.r.current ||
+                                     (job.r.current->state == IncarnationState::Held &&
+                                      job.asked == Job::Asked::Nothing && !job.stray_held);
   if (!certainly_not_running || job.r.attempt || !find(node)->reachable()) {
     assert(false && "an attempt while another incarnation may run");
     return false;
   }
   const Generation generation = job.r.next_generation;
-  job.r.next_generation.value += 1;
+  if (!planted(Bug::ReuseGeneration)) job.r.next_generation.value += 1;
   const Cause cause = job.move ? job.move->cause : Cause::User;
   job.r.attempt = AttemptRecord{node, generation, from, cause};
   job.r.output_generation = generation;
@@ -157,8 +160,8 @@ bool Cluster::Impl::launch(Job& job, const NodeId& node, CheckpointNumber from) 
   // much is always right: the whole output travels with the checkpoint and is sent again.
   const bool same_past = facts != nullptr && !facts->quarantined;
   job.r.output_floor = std::min(job.r.output_floor, same_past ? facts->output_bytes : 0);
-  out(RollBackOutput{job.id(), generation, job.r.output_floor});
-  save(job);
+  if (!planted(Bug::KeepLostOutput)) out(RollBackOutput{job.id(), generation, job.r.output_floor});
+  if (!planted(Bug::ForgetAttempt)) save(job);
   if (job.move) {
     Move& move = *job.move;
     move.to = node;
@@ -253,6 +256,7 @@ void Cluster::Impl::finish_move(Job& job, bool ok, std::string error) {
   }
   out(EmitEvent{ok ? event::kMove : event::kMoveFailed, job.id(), ok ? move.to : move.from,
                 std::move(text), timing, move.restored});
+  if (planted(Bug::ForgetRequest)) move.requests.clear();
   out(MoveFinished{job.id(), std::move(timing), std::move(move.requests)});
   save(job);
   mark(job);

@@ -49,6 +49,8 @@ class ControlModel {
   void apply(const core::Input& input);
   void submit(core::JobRecord record);
   core::RequestId next_request() { return ++last_request_; }
+  // Users who were promised a move and have not heard of its end.
+  std::size_t awaiting_moves() const { return awaiting_move_.size(); }
 
   // Everything that was ever accepted and not forgotten; to check against.
   const Output& accepted(JobId job) { return outputs_[job].content; }

@@ -2,7 +2,10 @@
 // doubled and reordered messages, agents that crash or stand still, power cuts, partitions,
 // controllers that restart, and users who ask for everything at the wrong moment.
 //
-//   sim_core [--seeds N] [--first S] [--minutes M] [--verbose]
+//   sim_core [--seeds N] [--first S] [--fresh F] [--minutes M] [--verbose]
+//                                     N seeds from S on, and F that nobody has tried before
+//   sim_core_planted [--seeds N] …    the same with bugs in it (core/planted.h): exit code 0 when
+//                                     each of them was found by one of the seeds
 //
 // Promises checked at every change: no job runs twice; generations only grow; what the log has at
 // a job's end is what the job printed; every user gets one answer. And once the faults stop: every
@@ -11,8 +14,10 @@
 #include <charconv>
 #include <cstring>
 #include <memory>
+#include <random>
 
 #include "agent_model.h"
+#include "core/planted.h"
 
 namespace baton::sim {
 namespace {
@@ -178,6 +183,9 @@ class Simulation {
 
   void check_calm() {
     if (!control_.up()) return kernel_.fail("the controller is down at the end");
+    if (control_.awaiting_moves() != 0)
+      return kernel_.fail(
+          fmt::format("{} users never hear of the end of a move", control_.awaiting_moves()));
     for (const core::JobRecord* job : control_.cluster().jobs()) {
       const auto running = world_.running(job->id);
       auto wrong = [&](std::string_view what) {
@@ -215,6 +223,7 @@ class Simulation {
 struct Options {
   std::uint64_t seeds = 100;
   std::uint64_t first = 1;
+  std::uint64_t fresh = 0;
   std::uint64_t minutes = 10;
   bool verbose = false;
 };
@@ -228,6 +237,7 @@ bool parse(int argc, char** argv, Options& options) {
     }
     std::uint64_t* value = name == "--seeds"     ? &options.seeds
                            : name == "--first"   ? &options.first
+                           : name == "--fresh"   ? &options.fresh
                            : name == "--minutes" ? &options.minutes
                                                  : nullptr;
     if (value == nullptr || ++i == argc) return false;
@@ -243,16 +253,66 @@ bool parse(int argc, char** argv, Options& options) {
 }  // namespace
 }  // namespace baton::sim
 
+#ifdef BATON_PLANTED_BUGS
+
+namespace {
+
+struct Planted {
+  baton::core::Bug bug;
+  const char* name;
+};
+constexpr Planted all_planted[] = {
+    {baton::core::Bug::SkipFenceMargin, "skip the fence margin"},
+    {baton::core::Bug::AcceptStaleGeneration, "accept a stale generation"},
+    {baton::core::Bug::ReuseGeneration, "use a generation again"},
+    {baton::core::Bug::LaunchBesideSource, "launch beside the source"},
+    {baton::core::Bug::ForgetAttempt, "forget an attempt"},
+    {baton::core::Bug::ResumeDespiteAttempt, "resume despite an attempt"},
+    {baton::core::Bug::KeepLostOutput, "keep lost output"},
+    {baton::core::Bug::RestoreSuperseded, "restore a superseded checkpoint"},
+    {baton::core::Bug::ForgetRequest, "forget a request"},
+};
+
+bool finds(const Planted& planted, const baton::sim::Options& options) {
+  baton::core::planted_bug = planted.bug;
+  for (std::uint64_t seed = options.first; seed < options.first + options.seeds; ++seed) {
+    baton::sim::Simulation simulation(seed, options.verbose);
+    if (simulation.run(static_cast<baton::sim::TimeUs>(options.minutes) * 60 * baton::sim::kSecond))
+      continue;
+    fmt::print("{}: found by seed {}: {}\n", planted.name, seed, simulation.kernel().failure);
+    return true;
+  }
+  fmt::print("{}: NOT FOUND by {} seeds\n", planted.name, options.seeds);
+  return false;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  baton::sim::Options options;
+  if (!baton::sim::parse(argc, argv, options)) return 2;
+  bool all_found = true;
+  for (const Planted& planted : all_planted) all_found &= finds(planted, options);
+  return all_found ? 0 : 1;
+}
+
+#else
+
 int main(int argc, char** argv) {
   using namespace baton;
   sim::Options options;
   if (!sim::parse(argc, argv, options)) {
-    fmt::print(stderr, "usage: sim_core [--seeds N] [--first S] [--minutes M] [--verbose]\n");
+    fmt::print(stderr,
+               "usage: sim_core [--seeds N] [--first S] [--fresh F] [--minutes M] [--verbose]\n");
     return 2;
   }
   std::uint64_t events = 0, moves = 0, failed_moves = 0, quarantined = 0;
   std::map<core::Cause, std::uint64_t> by_cause;
-  for (std::uint64_t seed = options.first; seed < options.first + options.seeds; ++seed) {
+  std::vector<std::uint64_t> seeds;
+  for (std::uint64_t i = 0; i < options.seeds; ++i) seeds.push_back(options.first + i);
+  std::random_device random;
+  for (std::uint64_t i = 0; i < options.fresh; ++i) seeds.push_back(random());
+  for (std::uint64_t seed : seeds) {
     sim::Simulation simulation(seed, options.verbose);
     if (!simulation.run(static_cast<sim::TimeUs>(options.minutes) * 60 * sim::kSecond)) {
       fmt::print(stderr,
@@ -269,9 +329,11 @@ int main(int argc, char** argv) {
     for (const auto& [cause, count] : simulation.control().moves_by_cause) by_cause[cause] += count;
   }
   fmt::print("{} seeds of {} minutes: {} events, {} moves, {} failed moves, {} quarantined\n",
-             options.seeds, options.minutes, events, moves, failed_moves, quarantined);
+             seeds.size(), options.minutes, events, moves, failed_moves, quarantined);
   for (const auto& [cause, count] : by_cause)
     fmt::print("  {:<20} {}\n", core::to_string(cause), count);
   // A simulation in which nothing happens proves nothing.
-  return moves > options.seeds / 2 ? 0 : 1;
+  return moves > seeds.size() / 2 ? 0 : 1;
 }
+
+#endif

@@ -25,7 +25,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "open_file.h"
+#include "criu/shim/open_file.h"
 
 extern "C" long syscall(long number, ...);
 

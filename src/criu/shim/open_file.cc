@@ -4,7 +4,7 @@
 // a tenth of what it costs on a disk, and CRIU makes a dozen for each process and one for each
 // thread while the program stands still. Those that hold content, and may be large, stay where they
 // belong. The engine collects them (Sandbox::quick_images_directory).
-#include "open_file.h"
+#include "criu/shim/open_file.h"
 
 #include <fcntl.h>
 #include <stdarg.h>
