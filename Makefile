@@ -5,6 +5,7 @@
 #   make demo-docker  the same with two containers as nodes: build/demo-docker.json
 #   make test         every test, from bare
 #   make bench-pause  how long a program stands still for a checkpoint: build/bench/pause.json
+#   make bench-store  packs against restic and borg: build/bench/store.json
 #   make bench-memory the memory part of that alone: build/bench/memory.json
 #   make sim [SEEDS=4300]
 #                     simulated clusters, 1,000 hours of them, and with bugs that must be found
@@ -16,7 +17,7 @@
 BUILD := build
 PROGRAMS := baton baton-init criu-shim simple_loop
 
-.PHONY: sim all deps configure programs criu demo demo-docker test bench-pause bench-memory prove-checkpoints format clean
+.PHONY: sim all deps configure programs criu demo demo-docker test bench-pause bench-memory bench-store prove-checkpoints format clean
 
 all: criu
 
@@ -45,7 +46,10 @@ test: deps
 	scripts/provision-criu
 	scripts/run-tests
 
-bench-pause bench-memory: bench-%: criu
+bench-store: deps
+	scripts/install-deps bench
+
+bench-pause bench-memory bench-store: bench-%: criu
 	cmake --build $(BUILD) --target bench_$*
 	mkdir -p $(BUILD)/bench
 	$(BUILD)/bench_$* --json $(BUILD)/bench/$*.json
