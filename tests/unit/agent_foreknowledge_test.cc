@@ -77,6 +77,13 @@ TEST_F(Foreknowledge, AdviceGivenJustBeforeTheFreezeIsCarried) {
   auto info = checkpoint_with(SIGUSR2, second);
   ASSERT_TRUE(info) << info.error().message();
   EXPECT_EQ(info->memory, "tracked");
+  // The program is left to the kernel once, and then believed again.
+  const fs::path flags =
+      sandbox_->images_directory() / fmt::format("flags-{}", sandbox_->command_pid_inner());
+  for (bool believed : {false, true}) {
+    ASSERT_TRUE(engine_->checkpoint(*sandbox_, next_checkpoint()));
+    EXPECT_EQ(fs::exists(flags), believed);
+  }
   ASSERT_TRUE(sandbox_->kill());
   auto restored = restore(second);
   ASSERT_TRUE(restored) << restored.error().message() << "\n" << log_tail_;

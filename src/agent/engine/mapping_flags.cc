@@ -17,6 +17,7 @@ namespace fs = std::filesystem;
 
 // Below this, the kernel's answer takes less than a third of a millisecond.
 constexpr std::uint64_t large_kib = 32 << 10;
+constexpr unsigned mistakes_max = 8;
 constexpr std::uint64_t maps_bytes_max = 256u << 20;
 
 bool is_large(pid_t pid) {
@@ -62,10 +63,15 @@ void MappingFlagsCache::before_freeze(const Processes& processes, const fs::path
   for (auto [inner, pid] : processes) present.insert(pid);
   std::erase_if(entries_, [&](const auto& entry) { return !present.contains(entry.first); });
   for (auto [inner, pid] : processes) {
-    entries_[pid].used = false;
-    if (entries_[pid].unsteady || !is_large(pid)) continue;
+    Entry& entry = entries_[pid];
+    entry.used = false;
+    if (entry.left_to_kernel > 0) {
+      --entry.left_to_kernel;
+      continue;
+    }
+    if (!is_large(pid)) continue;
     auto left = leave(inner, pid, images);
-    entries_[pid].used = left.has_value();
+    entry.used = left.has_value();
     if (!left) spdlog::debug("flags of mappings: {}", left.error().message());
   }
 }
@@ -83,6 +89,10 @@ Status MappingFlagsCache::leave(pid_t inner, pid_t pid, const fs::path& images) 
   return sys::write_all(file.get(), text);
 }
 
+void MappingFlagsCache::leave_none() {
+  for (auto& [pid, entry] : entries_) entry.used = false;
+}
+
 bool MappingFlagsCache::hold_true() {
   bool true_for_all = true;
   for (auto& [pid, entry] : entries_) {
@@ -92,8 +102,12 @@ bool MappingFlagsCache::hold_true() {
       entry.maps.clear();  // it ended; nothing of it can be compared any more
       continue;
     }
-    if (agree(before, entry.flags)) continue;
-    entry.unsteady = true;
+    if (agree(before, entry.flags)) {
+      entry.mistakes = 0;
+      continue;
+    }
+    entry.mistakes = std::min(entry.mistakes + 1, mistakes_max);
+    entry.left_to_kernel = (1u << entry.mistakes) - 1;
     true_for_all = false;
   }
   return true_for_all;

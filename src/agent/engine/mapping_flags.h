@@ -30,16 +30,19 @@ class MappingFlagsCache {
   // Leaves the flags where the shim finds them. `images`: where CRIU will write. A process whose
   // flags can't be had is left to the kernel.
   void before_freeze(const Processes& processes, const std::filesystem::path& images);
+  // Instead: the kernel is asked for all of them this time.
+  void leave_none();
   // The job runs again: whether what before_freeze() left was true. A process of which it was not
-  // is left to the kernel from now on.
+  // is left to the kernel for a while, the longer the more often that happened in a row.
   bool hold_true();
 
  private:
   struct Entry {
     std::string maps;  // /proc/PID/maps when the flags were read
     std::vector<sys::MappingFlags> flags;
-    bool used = false;      // in the checkpoint that is being taken
-    bool unsteady = false;  // gives advice all the time
+    bool used = false;            // in the checkpoint that is being taken
+    unsigned mistakes = 0;        // in a row
+    unsigned left_to_kernel = 0;  // so many checkpoints more
   };
   static Status read(pid_t pid, Entry& entry);
   Status leave(pid_t inner, pid_t pid, const std::filesystem::path& images);

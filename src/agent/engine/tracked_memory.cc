@@ -34,7 +34,10 @@ void TrackedMemory::before_dump(const Processes& processes, const fs::path& imag
   stopped_.reset();
   auto outcome = try_before_dump(processes, images);
   if (outcome) {
-    flags_.before_freeze(ask_kernel ? Processes() : processes, images);
+    if (ask_kernel)
+      flags_.leave_none();
+    else
+      flags_.before_freeze(processes, images);
     return;
   }
   release();
