@@ -21,7 +21,8 @@ struct Step {
   std::int64_t agent::CheckpointSteps::*us;
   bool frozen;
 };
-constexpr Step steps[] = {{"precopy", &agent::CheckpointSteps::precopy_us, false},
+constexpr Step steps[] = {{"file_precopy", &agent::CheckpointSteps::file_precopy_us, false},
+                          {"precopy", &agent::CheckpointSteps::precopy_us, false},
                           {"launch", &agent::CheckpointSteps::launch_us, false},
                           {"metadata", &agent::CheckpointSteps::metadata_us, true},
                           {"overlap", &agent::CheckpointSteps::overlap_us, true},

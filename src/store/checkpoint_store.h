@@ -2,8 +2,7 @@
 //
 //   ROOT/checkpoints/<job>/<number>/      files as they were uploaded, and manifest.json
 //   ROOT/checkpoints/.incoming/<n>/       uploads under way and removals; emptied by open()
-//   ROOT/shared/<xxh3_128>                hard links to the base-files/ and packs/ of all
-//   checkpoints
+//   ROOT/shared/<xxh3_128>                hard links to base-files/, packs/ and files/ of all
 //
 // Publishing: every file fsynced, every folder fsynced, the manifest durable, the directory
 // renamed to its number, its parent fsynced. A directory under its number is therefore whole; it

@@ -21,8 +21,8 @@ namespace baton::store {
 
 constexpr const char* kManifestName = "manifest.json";
 // Folders of a checkpoint whose files are named by their content's hash and kept once for all
-// checkpoints: files of the base, and packs of memory.
-constexpr const char* kSharedFolders[] = {"base-files", "packs"};
+// checkpoints: files of the base, packs of memory, and chunks of private files.
+constexpr const char* kSharedFolders[] = {"base-files", "packs", "files"};
 constexpr std::size_t kMaxFiles = 65'536;
 
 struct StoredFile {
@@ -49,7 +49,7 @@ Result<Manifest> decode_manifest(std::string_view text);
 // [A-Za-z0-9._+=@,:-], none of them "." or "..", and not the manifest's own name.
 Status check_path(std::string_view path);
 
-// "base-files/<hash>", "packs/<hash>" -> the hash; empty for any other path.
+// "base-files/<hash>", "packs/<hash>", "files/<hash>" -> the hash; empty for any other path.
 std::string_view shared_file_hash(std::string_view path);
 // Whether it lies in one of these folders, whatever its name.
 bool in_shared_folder(std::string_view path);

@@ -24,6 +24,7 @@ inline bool is_harmless_device(mode_t mode, dev_t device) {
 
 // trusted.overlay.* attributes that are about the files' content, not about where they came from.
 inline bool travels(std::string_view attribute) {
+  if (attribute.starts_with("trusted.baton.")) return false;
   constexpr std::string_view overlay = "trusted.overlay.";
   if (!attribute.starts_with(overlay)) return true;
   attribute.remove_prefix(overlay.size());

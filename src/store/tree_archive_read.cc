@@ -1,8 +1,7 @@
 #include <fcntl.h>
-#include <linux/openat2.h>
-#include <sys/syscall.h>
 #include <sys/xattr.h>
 
+#include <charconv>
 #include <vector>
 
 #include "base/fd.h"
@@ -20,17 +19,6 @@ struct ReaderFree {
   void operator()(archive* reader) const { archive_read_free(reader); }
 };
 
-// Opens below `root` and nowhere else: no "..", no link on the way.
-Result<Fd> open_beneath(int root, const std::string& path, int flags, mode_t mode = 0) {
-  open_how how{};
-  how.flags = static_cast<std::uint64_t>(flags | O_CLOEXEC);
-  how.mode = mode;
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-  Fd fd(static_cast<int>(::syscall(SYS_openat2, root, path.c_str(), &how, sizeof how)));
-  if (!fd.valid()) return fail_errno("open");
-  return fd;
-}
-
 struct Place {
   Fd parent;
   std::string name;
@@ -44,14 +32,15 @@ Result<Place> locate(int root, std::string path) {
   std::string parent = slash == std::string::npos ? "." : path.substr(0, slash);
   if (path.empty() || path.starts_with('/') || name.empty() || name == "." || name == "..")
     return fail(ErrorCode::Damaged, "a path that leaves the archive's tree");
-  auto directory = open_beneath(root, parent, O_PATH | O_DIRECTORY);
+  auto directory = sys::open_beneath(root, parent, O_PATH | O_DIRECTORY);
   if (!directory) return fail(ErrorCode::Damaged, "its folder is not in the archive or is a link");
   return Place{std::move(*directory), std::move(name)};
 }
 
 class TreeReader {
  public:
-  explicit TreeReader(int root) : root_(root), reader_(archive_read_new()) {
+  TreeReader(int root, const ContentElsewhere& elsewhere)
+      : root_(root), elsewhere_(elsewhere), reader_(archive_read_new()) {
     archive_read_support_format_tar(reader_.get());
   }
 
@@ -129,6 +118,11 @@ class TreeReader {
     Fd file(::openat(place.parent.get(), place.name.c_str(),
                      O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!file.valid()) return fail_errno("create");
+    BATON_TRY(const FileContent* content, find_content(entry));
+    if (content) {
+      BATON_CHECK(write_content(*content, elsewhere_.chunks, file.get()));
+      return apply(fmt::format("/proc/self/fd/{}", file.get()), entry, true);
+    }
     la_int64_t size = archive_entry_size(entry);
     for (;;) {
       const void* data = nullptr;
@@ -144,6 +138,24 @@ class TreeReader {
     }
     if (::ftruncate(file.get(), size) != 0) return fail_errno("truncate");
     return apply(fmt::format("/proc/self/fd/{}", file.get()), entry, true);
+  }
+
+  // Null: it is in the archive.
+  Result<const FileContent*> find_content(archive_entry* entry) const {
+    const char* name = nullptr;
+    const void* value = nullptr;
+    std::size_t size = 0;
+    archive_entry_xattr_reset(entry);
+    while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
+      if (std::string_view(name) != kContentAttribute) continue;
+      const char* digits = static_cast<const char*>(value);
+      std::uint64_t number = 0;
+      auto [end, error] = std::from_chars(digits, digits + size, number);
+      if (error != std::errc() || end != digits + size || number >= elsewhere_.contents.size())
+        return fail(ErrorCode::Damaged, "its content is not in the checkpoint");
+      return &elsewhere_.contents[number];
+    }
+    return nullptr;
   }
 
   Status add_special(const Place& place, archive_entry* entry, mode_t mode) {
@@ -194,7 +206,7 @@ class TreeReader {
   // Last, inner before outer: filling a folder changes its time, and its permissions may forbid it.
   Status finish_directories() {
     for (auto at = directories_.rbegin(); at != directories_.rend(); ++at) {
-      auto directory = open_beneath(root_, at->path, O_RDONLY | O_DIRECTORY);
+      auto directory = sys::open_beneath(root_, at->path, O_RDONLY | O_DIRECTORY);
       if (!directory)
         return fail(ErrorCode::Damaged, fmt::format("{}: replaced by a later entry", at->path));
       BATON_CHECK_CTX(
@@ -204,20 +216,22 @@ class TreeReader {
     return {};
   }
 
-  int root_;
+  const int root_;
+  const ContentElsewhere& elsewhere_;
   std::unique_ptr<archive, ReaderFree> reader_;
   std::vector<Directory> directories_;
 };
 
 }  // namespace
 
-Status extract_tree(const fs::path& archive, const fs::path& root) {
+Status extract_tree(const fs::path& archive, const fs::path& root,
+                    const ContentElsewhere& elsewhere) {
   std::string what = fmt::format("unpack {}", archive.filename().string());
   auto file = sys::open_file(archive, O_RDONLY);
   if (!file) return fail(std::move(file).error().context(what));
   auto directory = sys::open_file(root, O_RDONLY | O_DIRECTORY);
   if (!directory) return fail(std::move(directory).error().context(what));
-  TreeReader reader(directory->get());
+  TreeReader reader(directory->get(), elsewhere);
   BATON_CHECK_CTX(reader.run(file->get()), what);
   return {};
 }

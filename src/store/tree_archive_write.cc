@@ -156,7 +156,7 @@ class TreeWriter {
       }
     }
     BATON_CHECK(add_attributes(entry.get(), path_below(parent, name)));
-    if (S_ISREG(info.st_mode)) return add_file(parent, name, entry.get(), info);
+    if (S_ISREG(info.st_mode)) return add_file(parent, name, path, entry.get(), info);
     if (device) archive_entry_set_rdev(entry.get(), info.st_rdev);
     if (S_ISLNK(info.st_mode)) {
       std::string target(static_cast<std::size_t>(std::max<off_t>(info.st_size, 4095)) + 1, '\0');
@@ -179,10 +179,14 @@ class TreeWriter {
     return add_children(directory.get(), path);
   }
 
-  Status add_file(int parent, const std::string& name, archive_entry* entry,
-                  const struct stat& info) {
+  Status add_file(int parent, const std::string& name, const std::string& path,
+                  archive_entry* entry, const struct stat& info) {
     Fd file(::openat(parent, name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NOATIME));
     if (!file.valid()) return fail_errno("open");
+    if (options_.keep_elsewhere) {
+      BATON_TRY(const auto number, options_.keep_elsewhere(file.get(), path, info));
+      if (number) return add_reference(entry, *number);
+    }
     archive_entry_set_size(entry, info.st_size);
     auto extents = data_extents(file.get(), info);
     if (info.st_blocks * 512 >= info.st_size)
@@ -193,6 +197,13 @@ class TreeWriter {
     if (extents.empty() && info.st_size > 0) archive_entry_sparse_add_entry(entry, info.st_size, 0);
     BATON_CHECK(check(archive_write_header(writer_.get(), entry)));
     return copy_data(file.get(), extents, info.st_size);
+  }
+
+  Status add_reference(archive_entry* entry, std::uint64_t number) {
+    const std::string digits = fmt::format("{}", number);
+    archive_entry_xattr_add_entry(entry, kContentAttribute, digits.data(), digits.size());
+    archive_entry_set_size(entry, 0);
+    return check(archive_write_header(writer_.get(), entry));
   }
 
   using Extents = std::vector<std::pair<off_t, off_t>>;

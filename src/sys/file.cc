@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <fts.h>
+#include <linux/openat2.h>
+#include <sys/syscall.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -12,6 +14,16 @@ namespace baton::sys {
 Result<Fd> open_file(const fs::path& path, int flags, mode_t mode) {
   Fd fd(::open(path.c_str(), flags | O_CLOEXEC, mode));
   if (!fd.valid()) return fail_errno(fmt::format("open {}", path.string()));
+  return fd;
+}
+
+Result<Fd> open_beneath(int root, const std::string& path, int flags, bool same_mount) {
+  open_how how{};
+  how.flags = static_cast<std::uint64_t>(flags | O_CLOEXEC);
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+  if (same_mount) how.resolve |= RESOLVE_NO_XDEV;
+  Fd fd(static_cast<int>(::syscall(SYS_openat2, root, path.c_str(), &how, sizeof how)));
+  if (!fd.valid()) return fail_errno(fmt::format("open {}", path));
   return fd;
 }
 
@@ -129,7 +141,10 @@ Status remove_tree(const fs::path& path) {
       case FTS_DP: failed = ::rmdir(entry->fts_accpath); break;
       case FTS_NS:
       case FTS_ERR:
-      case FTS_DNR: errno = entry->fts_errno; failed = -1; break;
+      case FTS_DNR:
+        errno = entry->fts_errno;
+        failed = -1;
+        break;
       default: failed = ::unlink(entry->fts_accpath); break;
     }
     if (failed && errno != ENOENT && status)

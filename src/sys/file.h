@@ -19,6 +19,10 @@ namespace fs = std::filesystem;
 // open(2) with O_CLOEXEC added.
 Result<Fd> open_file(const fs::path& path, int flags, mode_t mode = 0644);
 
+// Opens below `root` and nowhere else: no "..", no link on the way. `same_mount`: and no mount
+// point.
+Result<Fd> open_beneath(int root, const std::string& path, int flags, bool same_mount = false);
+
 // Whole files, up to max_bytes (InvalidArgument beyond). /proc and sysfs files work.
 Result<std::string> read_file(const fs::path& path, std::uint64_t max_bytes = 64u << 20);
 

@@ -50,6 +50,17 @@ TEST(FreezeWatch, LeavesAShortFreezeAlone) {
   EXPECT_EQ(calls, 0);
 }
 
+TEST(FreezeWatch, WaitsForWhatWasNotForeseen) {
+  std::atomic<int> calls = 0;
+  FreezeWatch watch(milliseconds(30), [&] { return ++calls > 0; });
+  watch.begin();
+  watch.extend(milliseconds(60'000));
+  ::poll(nullptr, 0, 60);
+  EXPECT_FALSE(watch.end());
+  EXPECT_EQ(calls, 0);
+  EXPECT_EQ(watch.limit(), milliseconds(60'030));
+}
+
 class FreezeLimit : public EngineTest {
  protected:
   void SetUp() override {

@@ -15,6 +15,7 @@
 #include <map>
 #include <set>
 
+#include "store/hash.h"
 #include "store/tree_archive.h"
 #include "sys/file.h"
 
@@ -188,6 +189,64 @@ TEST_F(TreeArchive, KeepsHoles) {
   EXPECT_STREQ(text, "middle");
   EXPECT_EQ(::pread(file, text, 6, size - 3), 3);
   ::close(file);
+}
+
+// With everything else about it in the archive, and its number beside.
+TEST_F(TreeArchive, ContentIsKeptElsewhere) {
+  const std::string zeroes(kFileChunkBytes, '\0');
+  const std::string island = std::string(8192, '\0') + "island" + std::string(9000, '\0');
+  const std::string content = std::string(kFileChunkBytes, 'a') + zeroes + island;
+  fs::create_directories(directory_ / "chunks");
+  FileContent table{content.size(), false, {}};
+  for (std::size_t at = 0; at < content.size(); at += kFileChunkBytes) {
+    const std::string chunk = content.substr(at, kFileChunkBytes);
+    table.chunks.push_back(is_zero(chunk) ? "" : hash_bytes(chunk));
+    if (!is_zero(chunk)) write_file(directory_ / "chunks" / table.chunks.back(), chunk);
+  }
+  EXPECT_TRUE(is_well_formed(table));
+  write_file(source_ / "large", content);
+  write_file(source_ / "small", "small");
+  ASSERT_EQ(::link((source_ / "large").c_str(), (source_ / "same").c_str()), 0);
+  ASSERT_EQ(::chown((source_ / "large").c_str(), 12345, 54321), 0);
+  ASSERT_EQ(::chmod((source_ / "large").c_str(), 04751), 0);
+  // A file's own attribute of this name must not stand for a number.
+  ASSERT_EQ(::setxattr((source_ / "small").c_str(), kContentAttribute, "0", 1, 0), 0);
+  TreeArchiveOptions options;
+  std::vector<std::string> asked;
+  options.keep_elsewhere = [&](int file, const std::string& path,
+                               const struct stat& info) -> Result<std::optional<std::uint64_t>> {
+    struct stat opened {};
+    EXPECT_EQ(::fstat(file, &opened), 0);
+    EXPECT_EQ(opened.st_ino, info.st_ino);
+    asked.push_back(path);
+    if (path == "small") return std::nullopt;
+    return 0;
+  };
+  auto size = archive_tree(source_, archive_, options);
+  ASSERT_TRUE(size) << size.error().message();
+  EXPECT_LT(*size, 20'000u);
+  EXPECT_THAT(asked, testing::ElementsAre("large", "small"));
+  ASSERT_EQ(::removexattr((source_ / "small").c_str(), kContentAttribute), 0);
+  for (bool sparse : {false, true}) {
+    table.sparse = sparse;
+    auto extracted = extract_tree(archive_, target_, {{table}, directory_ / "chunks"});
+    ASSERT_TRUE(extracted) << extracted.error().message();
+    EXPECT_EQ(describe_tree(target_), describe_tree(source_));
+    struct stat info {};
+    ASSERT_EQ(::stat((target_ / "large").c_str(), &info), 0);
+    EXPECT_EQ(info.st_blocks * 512 < info.st_size, sparse);
+  }
+  EXPECT_EQ(extract_tree(archive_, target_).error().code(), ErrorCode::Damaged);
+  FileContent shorter = table;
+  shorter.chunks.pop_back();
+  EXPECT_EQ(extract_tree(archive_, target_, {{shorter}, directory_ / "chunks"}).error().code(),
+            ErrorCode::Damaged);
+  write_file(directory_ / "chunks" / table.chunks[0], std::string(kFileChunkBytes, 'b'));
+  EXPECT_EQ(extract_tree(archive_, target_, {{table}, directory_ / "chunks"}).error().code(),
+            ErrorCode::Damaged);
+  fs::remove(directory_ / "chunks" / table.chunks[0]);
+  EXPECT_EQ(extract_tree(archive_, target_, {{table}, directory_ / "chunks"}).error().code(),
+            ErrorCode::Damaged);
 }
 
 TEST_F(TreeArchive, LeavesOutSocketsAndWhatIsExcluded) {

@@ -18,9 +18,12 @@ namespace layout {
 inline constexpr const char* images_folder = "images";
 inline constexpr const char* memory_folder = "memory";
 inline constexpr const char* packs_folder = "packs";
+inline constexpr const char* files_folder = "files";
 
 // `pid`: as CRIU's images name the process.
 inline std::string map_file(pid_t pid) { return fmt::format("{}/{}.map", memory_folder, pid); }
+
+inline std::string tree_archive(std::size_t number) { return fmt::format("tree-{}.tar", number); }
 
 }  // namespace layout
 

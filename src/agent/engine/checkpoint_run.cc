@@ -9,7 +9,6 @@
 #include <csignal>
 #include <optional>
 
-#include "agent/engine/freeze_watch.h"
 #include "agent/engine/images_link.h"
 #include "agent/engine/refusal.h"
 #include "agent/priority.h"
@@ -19,7 +18,6 @@
 #include "criu/explain.h"
 #include "criu/images.h"
 #include "criu/log.h"
-#include "store/tree_archive.h"
 #include "sys/file.h"
 #include "sys/ipc_state.h"
 #include "sys/mounts.h"
@@ -89,11 +87,13 @@ Result<CheckpointInfo> CheckpointRun::run(const Hold& hold) {
   auto status = work();
   if (!status) {
     when_stopped_.reset();
+    files_.abandon();
     if (memory_) memory_->abandon();
     if (auto removed = sys::remove_tree(directory_); !removed)
       spdlog::warn("failed checkpoint: {}", removed.error().message());
     return fail(std::move(status).error().context("checkpoint"));
   }
+  files_.keep();
   return record_.info;
 }
 
@@ -111,8 +111,11 @@ Status CheckpointRun::prepare_directories() {
 }
 
 Status CheckpointRun::dump(const Hold& hold) {
-  BATON_TRY(auto processes, sandbox_.processes());
   auto& steps = record_.info.steps;
+  files_.before_freeze(sandbox_);
+  steps.precopied_file_bytes = files_.stats().precopied_bytes;
+  steps.file_precopy_us = lap_us();
+  BATON_TRY(auto processes, sandbox_.processes());
   if (memory_) {
     memory_->before_dump(processes, sandbox_.images_directory(),
                          hold || foreknowledge_ == Foreknowledge::None);
@@ -137,6 +140,7 @@ Status CheckpointRun::dump(const Hold& hold) {
     session.kill_worker();
     return true;
   });
+  watch_ = &watch;
   std::optional<HastyWork> hasty;
   auto hook = [&](std::string_view name, pid_t) -> Status {
     if (name == "pre-dump") {
@@ -156,6 +160,7 @@ Status CheckpointRun::dump(const Hold& hold) {
   steps.resume_us = lap_us();
   hasty.reset();
   bool too_long = watch.end();
+  watch_ = nullptr;
   if (killed_) return {};  // and CRIU with it
   if (!completed_) record_.info.frozen_us = (lap_ns_ - freeze_started_ns_) / 1000;
   if (status) return {};
@@ -168,13 +173,16 @@ Status CheckpointRun::dump(const Hold& hold) {
 
 // What has to be written while the job stands still takes its time.
 std::chrono::milliseconds CheckpointRun::freeze_limit(const Processes& processes) const {
-  std::uint64_t bytes = 0;
-  for (const auto& [name, folder] : sandbox_.private_trees()) bytes += tree_bytes(folder);
+  std::uint64_t bytes = files_.freeze_bytes();
   bool tracked = memory_ && memory_->description() == "tracked";
   for (auto [inner, pid] : processes)
     if (auto kib = sys::status_field(pid, tracked ? "RssShmem" : "VmRSS"))
       bytes += std::strtoull(kib->c_str(), nullptr, 10) << 10;
-  return options_.freeze_limit + options_.freeze_limit_per_gib * bytes / (1u << 30);
+  return options_.freeze_limit + time_for(bytes);
+}
+
+std::chrono::milliseconds CheckpointRun::time_for(std::uint64_t bytes) const {
+  return options_.freeze_limit_per_gib * bytes / (1u << 30);
 }
 
 std::int64_t CheckpointRun::lap_us() {
@@ -243,7 +251,7 @@ Status CheckpointRun::capture() {
     steps.frozen_pages = memory_->frozen_pages();
   }
   steps.memory_us = lap_us();
-  BATON_CHECK(archive_trees());
+  BATON_CHECK(archive_trees(processes));
   steps.files_us = lap_us();
   struct stat output {};
   if (::stat(sandbox_.output_file().c_str(), &output) == 0)
@@ -251,15 +259,13 @@ Status CheckpointRun::capture() {
   return {};
 }
 
-Status CheckpointRun::archive_trees() {
-  for (const auto& [name, folder] : sandbox_.private_trees()) {
-    std::string archive = fmt::format("tree-{}.tar", record_.trees.size());
-    store::TreeArchiveOptions options;
-    if (name == "run") options.exclude = {"criu.kdat", "criu.kdat.tmp"};
-    BATON_TRY(auto size, store::archive_tree(folder, directory_ / archive, options));
-    static_cast<void>(size);
-    record_.trees.push_back({name, archive});
-  }
+Status CheckpointRun::archive_trees(const Processes& processes) {
+  BATON_CHECK(files_.in_freeze(sandbox_, processes, directory_, record_.trees,
+                               [&](std::uint64_t bytes) { watch_->extend(time_for(bytes)); }));
+  const PrivateFileStats& stats = files_.stats();
+  record_.info.steps.frozen_file_bytes = stats.frozen_bytes;
+  record_.info.steps.unread_file_bytes = stats.unread_bytes;
+  record_.info.new_file_bytes = stats.new_bytes;
   return {};
 }
 
@@ -269,6 +275,7 @@ Status CheckpointRun::complete(bool held) {
     return fail(ErrorCode::Unavailable, "the program gave advice on its memory just now (madvise)");
   }
   BATON_CHECK(move_images());
+  BATON_CHECK(files_.save(directory_));
   if (memory_) BATON_CHECK(memory_->save(directory_, held));
   BATON_CHECK(criu::mend_timers(directory_ / "images"));
   BATON_TRY(auto summary, criu::summarize_images(directory_ / "images"));

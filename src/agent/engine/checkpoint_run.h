@@ -10,6 +10,8 @@
 
 #include "agent/engine/base_files.h"
 #include "agent/engine/engine.h"
+#include "agent/engine/freeze_watch.h"
+#include "agent/engine/private_files.h"
 #include "agent/engine/record.h"
 #include "agent/engine/roll_call.h"
 #include "agent/engine/tracked_memory.h"
@@ -24,12 +26,13 @@ class CheckpointRun {
   enum class Foreknowledge { Use, None };
 
   CheckpointRun(Sandbox& sandbox, std::filesystem::path directory, const EngineOptions& options,
-                BaseFileCache& cache, TrackedMemory* memory = nullptr,
+                BaseFileCache& cache, PrivateFiles& files, TrackedMemory* memory = nullptr,
                 Foreknowledge foreknowledge = Foreknowledge::Use)
       : sandbox_(sandbox),
         directory_(std::move(directory)),
         options_(options),
         cache_(cache),
+        files_(files),
         memory_(memory),
         foreknowledge_(foreknowledge) {}
 
@@ -41,17 +44,16 @@ class CheckpointRun {
   bool mistaken() const { return mistaken_; }
 
  private:
-  using Processes = std::vector<std::pair<pid_t, pid_t>>;  // as Sandbox::processes()
-
   Status prepare_directories();
   std::chrono::milliseconds freeze_limit(const Processes& processes) const;
+  std::chrono::milliseconds time_for(std::uint64_t bytes) const;
   Status dump(const Hold& hold);
   Status while_frozen(const Hold& hold);
   bool has_nothing_of_ipc() const;
   void note_while_stopped();
   void note_attributes(const Processes& processes);
   Status capture();  // what has to be taken at the instant of the dump
-  Status archive_trees();
+  Status archive_trees(const Processes& processes);
   Status complete(bool held);  // what can wait until the job runs again
   Status move_images();
   Result<std::vector<BaseFileRecord>> find_base_files(const criu::ImageSummary& summary);
@@ -64,11 +66,13 @@ class CheckpointRun {
   const std::filesystem::path directory_;
   const EngineOptions& options_;
   BaseFileCache& cache_;
+  PrivateFiles& files_;
   TrackedMemory* const memory_;  // null: CRIU dumps all memory
   const Foreknowledge foreknowledge_;
 
   CheckpointRecord record_;
   RollCall roll_;
+  FreezeWatch* watch_ = nullptr;  // while the dump goes on
   std::int64_t started_ns_ = 0;
   std::int64_t freeze_started_ns_ = 0;
   std::int64_t lap_ns_ = 0;

@@ -5,7 +5,10 @@
 #include <sstream>
 
 #include "agent/engine/base_files.h"
+#include "agent/engine/checkpoint_layout.h"
 #include "agent/engine/checkpoint_run.h"
+#include "agent/engine/per_sandbox.h"
+#include "agent/engine/private_files.h"
 #include "agent/engine/restore_run.h"
 #include "base/log.h"
 #include "store/tree_archive.h"
@@ -54,10 +57,12 @@ class CriuEngine : public Engine {
   }
 
   void build_on(Sandbox& sandbox, const fs::path& directory) override {
+    files_.of(sandbox)->build_on(directory);
     if (options_.track_memory) memories_.of(sandbox)->build_on(directory);
   }
 
   void copy_anew(Sandbox& sandbox) override {
+    files_.of(sandbox)->forget();
     if (options_.track_memory) memories_.of(sandbox)->release();
   }
 
@@ -65,11 +70,12 @@ class CriuEngine : public Engine {
   Result<CheckpointInfo> take(Sandbox& sandbox, const fs::path& directory,
                               const CheckpointRun::Hold& hold) {
     auto memory = options_.track_memory ? memories_.of(sandbox) : nullptr;
-    CheckpointRun run(sandbox, directory, options_, cache_, memory.get());
+    auto files = files_.of(sandbox);
+    CheckpointRun run(sandbox, directory, options_, cache_, *files, memory.get());
     auto info = run.run(hold);
     if (run.mistaken()) {
       spdlog::info("checkpoint is taken again: {}", info.error().message());
-      info = CheckpointRun(sandbox, directory, options_, cache_, memory.get(),
+      info = CheckpointRun(sandbox, directory, options_, cache_, *files, memory.get(),
                            CheckpointRun::Foreknowledge::None)
                  .run(hold);
     }
@@ -79,7 +85,7 @@ class CriuEngine : public Engine {
       return info;
     spdlog::warn("checkpoint of tracked memory failed, now without: {}", info.error().message());
     memory->release();
-    return CheckpointRun(sandbox, directory, options_, cache_, nullptr,
+    return CheckpointRun(sandbox, directory, options_, cache_, *files, nullptr,
                          CheckpointRun::Foreknowledge::None)
         .run(hold);
   }
@@ -89,7 +95,8 @@ class CriuEngine : public Engine {
     for (const auto& [name, folder] : folders) {
       auto tree = std::ranges::find(record.trees, name, &TreeRecord::name);
       if (tree != record.trees.end())
-        BATON_CHECK(store::extract_tree(directory / tree->archive, folder));
+        BATON_CHECK(store::extract_tree(directory / tree->archive, folder,
+                                        {tree->contents, directory / layout::files_folder}));
     }
     BaseView view(base, folders);
     BATON_TRY(auto supplied,
@@ -102,7 +109,8 @@ class CriuEngine : public Engine {
 
   const EngineOptions options_;
   BaseFileCache cache_;
-  TrackedMemories memories_;
+  PerSandbox<PrivateFiles> files_{"files"};
+  PerSandbox<TrackedMemory> memories_{"packs"};
 };
 
 std::set<std::string> words(const std::string& shape) {

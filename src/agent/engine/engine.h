@@ -22,7 +22,8 @@ namespace baton::agent {
 
 // Where the time of a checkpoint went, in order. The job stands still from metadata to resume.
 struct CheckpointSteps {
-  std::int64_t precopy_us = 0;
+  std::int64_t file_precopy_us = 0;
+  std::int64_t precopy_us = 0;   // of memory
   std::int64_t launch_us = 0;    // CRIU's start, and what is noted in case it dies
   std::int64_t metadata_us = 0;  // CRIU stops the tasks and dumps what is not tracked
   std::int64_t overlap_us = 0;   // until what was done beside CRIU is done as well: the last
@@ -33,6 +34,9 @@ struct CheckpointSteps {
   std::int64_t completion_us = 0;
   std::uint64_t precopied_pages = 0;
   std::uint64_t frozen_pages = 0;  // copied while the job stood still
+  std::uint64_t precopied_file_bytes = 0;
+  std::uint64_t frozen_file_bytes = 0;  // as frozen_pages; of large private files
+  std::uint64_t unread_file_bytes = 0;  // of those that were known not to have changed
 };
 
 // A checkpoint on disk, before the store has it:
@@ -40,6 +44,7 @@ struct CheckpointSteps {
 //   memory/<pid>.map   which pages a tracked process has and where they lie
 //   packs/<hash>       the pages; an incremental checkpoint shares packs with those before it
 //   tree-<n>.tar       one archive per private tree (pax, with xattrs and hard links)
+//   files/<hash>       the content of large private files, in chunks (store/file_content.h)
 //   base-files/<hash>  what the job has mapped or open from the base, by content hash; a file that
 //                      the store has already (see EngineOptions) may be left out
 //   checkpoint.json    everything below, the names of the trees, and the attributes CRIU forgets
@@ -51,6 +56,7 @@ struct CheckpointInfo {
   std::uint64_t size_bytes = 0;        // of all that a restore needs
   std::uint64_t memory_bytes = 0;      // tracked, before compression
   std::uint64_t new_memory_bytes = 0;  // of these, packs that no earlier checkpoint has
+  std::uint64_t new_file_bytes = 0;    // of private files, chunks that no earlier checkpoint has
   std::uint32_t process_count = 0;
   std::uint32_t thread_count = 0;
   // Kinds of kernel objects in use, comma-separated and sorted ("epoll,file,pipe,threads"). A
@@ -92,7 +98,8 @@ struct EngineOptions {
   // CRIU is killed when it says nothing for longer (time in while_frozen does not count).
   std::chrono::milliseconds criu_silence_limit{120'000};
   // A freeze that lasts longer than freeze_limit, and freeze_limit_per_gib for each GiB that has to
-  // be written in it (private files, shared memory, memory that is not tracked), is ended: CRIU is
+  // be written in it (private files that were not copied before, shared memory, memory that is not
+  // tracked), is ended: CRIU is
   // killed, the job runs on and the checkpoint fails with TimedOut. At an instant at which CRIU
   // can't die without harm to the job, its death waits for the next one. Not for a held checkpoint,
   // whose caller has limits of its own.
@@ -138,7 +145,8 @@ class Engine {
   // The sandbox was at this checkpoint once: what is in it need not be stored again. For one that
   // an earlier process of ours took it of; restore() does so by itself. Best effort.
   virtual void build_on(Sandbox& sandbox, const std::filesystem::path& directory) = 0;
-  // Earlier copies of the sandbox's memory are not to be trusted: the next checkpoint copies all.
+  // Earlier copies of the sandbox's memory and files are not to be trusted: the next checkpoint
+  // copies all.
   virtual void copy_anew(Sandbox& sandbox) = 0;
 };
 

@@ -18,7 +18,13 @@ FreezeWatch::~FreezeWatch() { end(); }
 void FreezeWatch::begin() {
   std::lock_guard lock(mutex_);
   frozen_ = true;
+  began_ = std::chrono::steady_clock::now();
   changed_.notify_all();
+}
+
+void FreezeWatch::extend(std::chrono::milliseconds by) {
+  std::lock_guard lock(mutex_);
+  limit_ += by;
 }
 
 bool FreezeWatch::end() {
@@ -32,13 +38,16 @@ bool FreezeWatch::end() {
 void FreezeWatch::watch(std::stop_token stopping) {
   std::unique_lock lock(mutex_);
   if (!changed_.wait(lock, stopping, [&] { return frozen_; })) return;
-  auto pause = limit_;
-  do {
-    changed_.wait_for(lock, stopping, pause, [] { return false; });
-    if (stopping.stop_requested()) return;
-    pause = try_again_after;
-  } while (!let_go_());
-  ended_it_ = true;
+  while (!stopping.stop_requested()) {
+    const auto now = std::chrono::steady_clock::now();
+    const bool passed = now >= began_ + limit_;
+    if (passed && let_go_()) {
+      ended_it_ = true;
+      return;
+    }
+    const auto next = passed ? now + try_again_after : began_ + limit_;
+    changed_.wait_until(lock, stopping, next, [] { return false; });
+  }
 }
 
 }  // namespace baton::agent

@@ -21,6 +21,8 @@ class FreezeWatch {
   FreezeWatch& operator=(const FreezeWatch&) = delete;
 
   void begin();
+  // There is more to do in this freeze than was known.
+  void extend(std::chrono::milliseconds by);
   // After this, `let_go` is not called any more. Whether the watch ended the freeze.
   bool end();
   std::chrono::milliseconds limit() const { return limit_; }
@@ -28,11 +30,12 @@ class FreezeWatch {
  private:
   void watch(std::stop_token stopping);
 
-  const std::chrono::milliseconds limit_;
+  std::chrono::milliseconds limit_;  // guarded by mutex_ while the thread runs
   const std::function<bool()> let_go_;
   std::mutex mutex_;
   std::condition_variable_any changed_;
   bool frozen_ = false;
+  std::chrono::steady_clock::time_point began_;
   bool ended_it_ = false;
   std::jthread thread_;
 };

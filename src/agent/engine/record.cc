@@ -12,7 +12,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr int format_version = 1;
+constexpr int format_version = 2;
+constexpr int oldest_format = 1;  // no file's content is outside of the archives
 constexpr const char* file_name = "checkpoint.json";
 
 json to_json(const CheckpointInfo& info) {
@@ -114,6 +115,28 @@ sys::ProcessAttributes attributes_from(const json& value) {
   return process;
 }
 
+json to_json(const TreeRecord& tree) {
+  json contents = json::array();
+  for (const auto& content : tree.contents)
+    contents.push_back(
+        {{"size", content.size}, {"sparse", content.sparse}, {"chunks", content.chunks}});
+  return {{"name", tree.name}, {"archive", tree.archive}, {"contents", contents}};
+}
+
+TreeRecord tree_from(const json& value) {
+  TreeRecord tree;
+  value.at("name").get_to(tree.name);
+  value.at("archive").get_to(tree.archive);
+  for (const auto& entry : value.value("contents", json::array())) {
+    auto& content = tree.contents.emplace_back();
+    entry.at("size").get_to(content.size);
+    entry.at("sparse").get_to(content.sparse);
+    entry.at("chunks").get_to(content.chunks);
+    if (!store::is_well_formed(content)) throw std::runtime_error("a table of chunks is wrong");
+  }
+  return tree;
+}
+
 CheckpointRecord record_from(const json& value) {
   CheckpointRecord record;
   record.info = info_from(value.at("info"));
@@ -122,9 +145,7 @@ CheckpointRecord record_from(const json& value) {
   value.at("root_pid").get_to(record.root_pid);
   value.at("command_pid").get_to(record.command_pid);
   value.at("pids").get_to(record.pids);
-  for (const auto& tree : value.at("trees"))
-    record.trees.push_back(
-        {tree.at("name").get<std::string>(), tree.at("archive").get<std::string>()});
+  for (const auto& tree : value.at("trees")) record.trees.push_back(tree_from(tree));
   for (const auto& file : value.at("base_files")) record.base_files.push_back(base_file_from(file));
   for (const auto& process : value.at("attributes"))
     record.attributes.push_back(attributes_from(process));
@@ -139,8 +160,7 @@ Status write_record(const fs::path& directory, const CheckpointRecord& record) {
                 {"root_pid", record.root_pid}, {"command_pid", record.command_pid},
                 {"pids", record.pids},         {"trees", json::array()},
                 {"base_files", json::array()}, {"attributes", json::array()}};
-  for (const auto& tree : record.trees)
-    value["trees"].push_back({{"name", tree.name}, {"archive", tree.archive}});
+  for (const auto& tree : record.trees) value["trees"].push_back(to_json(tree));
   for (const auto& file : record.base_files) value["base_files"].push_back(to_json(file));
   for (const auto& process : record.attributes) value["attributes"].push_back(to_json(process));
   BATON_TRY(Fd file, sys::open_file(directory / file_name, O_WRONLY | O_CREAT | O_TRUNC, 0600));
@@ -157,7 +177,7 @@ Result<CheckpointRecord> read_record(const fs::path& directory) {
   try {
     json value = json::parse(*content);
     int format = value.at("format").get<int>();
-    if (format != format_version)
+    if (format < oldest_format || format > format_version)
       return fail(ErrorCode::Unfit,
                   fmt::format("{}: format {} is not known here", path.string(), format));
     return record_from(value);

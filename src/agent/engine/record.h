@@ -10,6 +10,7 @@
 
 #include "agent/engine/engine.h"
 #include "base/result.h"
+#include "store/file_content.h"
 #include "sys/process_attributes.h"
 
 namespace baton::agent {
@@ -17,6 +18,8 @@ namespace baton::agent {
 struct TreeRecord {
   std::string name;     // as in Sandbox::private_trees()
   std::string archive;  // file name in the checkpoint's directory
+  // Of files whose content is in files/, by their number in the archive.
+  std::vector<store::FileContent> contents;
 };
 
 // A file or directory of the base that the job had open or mapped.

@@ -7,6 +7,7 @@
 
 #include "agent/engine/assemble.h"
 #include "agent/engine/base_files.h"
+#include "agent/engine/checkpoint_layout.h"
 #include "agent/engine/images_link.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -58,7 +59,8 @@ Status RestoreRun::fill_trees() {
     if (at == trees.end())
       return fail(ErrorCode::Unfit,
                   fmt::format("this sandbox has no place for the tree \"{}\"", tree.name));
-    BATON_CHECK(store::extract_tree(directory_ / tree.archive, at->second));
+    BATON_CHECK(store::extract_tree(directory_ / tree.archive, at->second,
+                                    {tree.contents, directory_ / layout::files_folder}));
   }
   return {};
 }

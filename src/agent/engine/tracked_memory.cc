@@ -147,18 +147,4 @@ std::string TrackedMemory::description() const {
   return exceptions.empty() ? "tracked" : "tracked except " + exceptions;
 }
 
-std::shared_ptr<TrackedMemory> TrackedMemories::of(const Sandbox& sandbox) {
-  std::lock_guard lock(mutex_);
-  // Copies of memory of sandboxes that are gone take room on disk.
-  std::erase_if(entries_, [](const auto& entry) {
-    return entry.second.init.wait_ended(std::chrono::milliseconds(0));
-  });
-  auto at = entries_.find(sandbox.spec().directory);
-  if (at != entries_.end()) return at->second.memory;
-  auto init = sys::PidFd::open(sandbox.init_pid());
-  auto memory = std::make_shared<TrackedMemory>(sandbox.spec().directory / "packs");
-  if (init) entries_[sandbox.spec().directory] = {std::move(*init), memory};
-  return memory;
-}
-
 }  // namespace baton::agent

@@ -17,7 +17,6 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -28,7 +27,6 @@
 #include "agent/engine/tracker.h"
 #include "agent/sandbox.h"
 #include "base/result.h"
-#include "sys/process.h"
 
 namespace baton::agent {
 
@@ -87,20 +85,6 @@ class TrackedMemory {
   MappingFlagsCache flags_;
   SavedMemory saved_;
   std::map<pid_t, EarlierMemory> earlier_;  // by inner pid; until the first checkpoint
-};
-
-// One for each sandbox. Thread-safe; what it hands out is used by the sandbox's thread.
-class TrackedMemories {
- public:
-  std::shared_ptr<TrackedMemory> of(const Sandbox& sandbox);
-
- private:
-  struct Entry {
-    sys::PidFd init;
-    std::shared_ptr<TrackedMemory> memory;
-  };
-  std::mutex mutex_;
-  std::map<std::filesystem::path, Entry> entries_;  // by the sandbox's directory
 };
 
 }  // namespace baton::agent
