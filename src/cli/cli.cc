@@ -119,6 +119,8 @@ void add_commands(Program& program) {
   add_wait(program);
   add_checkpoint(program);
   add_checkpoints(program);
+  add_pin(program);
+  add_unpin(program);
   add_migrate(program);
   add_restore(program);
   add_stop(program);

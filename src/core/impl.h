@@ -203,6 +203,7 @@ class Cluster::Impl {
   void on(const CheckpointCommitted& input);
   void on(const CheckpointReported& input);
   void on(const CheckpointRemoved& input);
+  void on(const CheckpointVerified& input);
   void checkpoint_done(Job& job, const OrderDone& done);
   void finish_checkpoint(Job& job, CheckpointNumber number, FailureKind kind,
                          const std::string& error);

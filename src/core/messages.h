@@ -79,6 +79,13 @@ struct CheckpointRemoved {
   JobId job;
   CheckpointNumber number;
 };
+// All its bytes were compared with their hashes.
+struct CheckpointVerified {
+  JobId job;
+  CheckpointNumber number;
+  bool damaged = false;
+  std::string damage;  // in one line
+};
 struct IncarnationExited {
   JobId job;
   Generation generation;
@@ -146,10 +153,11 @@ struct UncordonNode {
 
 struct Tick {};
 
-using Input = std::variant<NodeRegistered, Heartbeat, OrderDone, CheckpointCommitted,
-                           CheckpointReported, CheckpointRemoved, IncarnationExited, SubmitJob,
-                           UserMigrate, UserRestore, UserCheckpoint, UserStop, UserKill, RemoveJob,
-                           DrainNode, CordonNode, UncordonNode, Tick>;
+using Input =
+    std::variant<NodeRegistered, Heartbeat, OrderDone, CheckpointCommitted, CheckpointReported,
+                 CheckpointRemoved, CheckpointVerified, IncarnationExited, SubmitJob,
+                 UserMigrate, UserRestore, UserCheckpoint, UserStop, UserKill, RemoveJob, DrainNode,
+                 CordonNode, UncordonNode, Tick>;
 
 // ------------------------------------------------------------------ outputs: records
 // All of one apply() are saved in one transaction before any other output is executed.

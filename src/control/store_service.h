@@ -1,0 +1,25 @@
+// The store of checkpoints as its users see it: pins, verification, archives, comparison. Each call
+// runs on a thread of its own and ends when its client goes away or the controller stops.
+#pragma once
+
+#include "control/bulk.h"
+#include "control/service_context.h"
+#include "wire/baton.grpc.pb.h"
+
+namespace baton::control {
+
+class StoreService final : public v1::Store::CallbackService {
+ public:
+  StoreService(ServiceContext& context, Bulk& bulk) : context_(context), bulk_(bulk) {}
+
+  using Call = grpc::CallbackServerContext;
+
+  grpc::ServerUnaryReactor* Pin(Call*, const v1::PinRequest*, v1::Checkpoint*) override;
+  grpc::ServerUnaryReactor* Unpin(Call*, const v1::UnpinRequest*, v1::Checkpoint*) override;
+
+ private:
+  ServiceContext& context_;
+  Bulk& bulk_;
+};
+
+}  // namespace baton::control
