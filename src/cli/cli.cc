@@ -121,6 +121,8 @@ void add_commands(Program& program) {
   add_checkpoints(program);
   add_pin(program);
   add_unpin(program);
+  add_verify(program);
+  add_store(program);
   add_migrate(program);
   add_restore(program);
   add_stop(program);

@@ -16,6 +16,11 @@ class StoreService final : public v1::Store::CallbackService {
 
   grpc::ServerUnaryReactor* Pin(Call*, const v1::PinRequest*, v1::Checkpoint*) override;
   grpc::ServerUnaryReactor* Unpin(Call*, const v1::UnpinRequest*, v1::Checkpoint*) override;
+  grpc::ServerWriteReactor<v1::VerifiedCheckpoint>* Verify(Call*,
+                                                           const v1::VerifyRequest*) override;
+  grpc::ServerUnaryReactor* Orphans(Call*, const v1::Empty*, v1::StoreOrphansReply*) override;
+  grpc::ServerUnaryReactor* Collect(Call*, const v1::Empty*, v1::CollectReply*) override;
+  grpc::ServerUnaryReactor* Stats(Call*, const v1::Empty*, v1::StoreStatsReply*) override;
 
  private:
   ServiceContext& context_;

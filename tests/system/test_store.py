@@ -48,3 +48,55 @@ def test_a_pinned_checkpoint_outlives_retention_and_can_be_restored(loop):
     assert first not in numbers(cluster)
     finish(cluster)
     cluster.baton("rm", "loop")
+
+
+def test_verify_names_what_is_damaged(loop):
+    cluster = loop
+    cluster.baton("checkpoint", "loop")
+    first, second = numbers(cluster)
+    assert f"loop@{first}: good" in cluster.baton("verify", "loop")
+    assert all(int(c["verified_wall_ms"]) > 0 for c in cluster.json("checkpoints", "loop"))
+    folder = checkpoint_folder(cluster, cluster.job("loop"), second)
+    flip(folder / "checkpoint.json")
+    own_pack = min((folder / "packs").iterdir(), key=lambda pack: pack.stat().st_nlink)
+    own_pack.unlink()
+    result = cluster.raw("verify", "--all", "--json")
+    assert result.returncode == 1
+    found = {int(v["number"]): v["damage"] for v in map(json.loads, result.stdout.splitlines())}
+    assert found[first] == []
+    assert sorted(found[second]) == ["checkpoint.json: its checksum is wrong", f"packs/{own_pack.name}: missing"]
+    assert cluster.raw("verify", "loop", str(first)).returncode == 0
+    listed = cluster.baton("checkpoints", "loop")
+    assert "DAMAGED: checkpoint.json" in listed
+    assert "name a job" in cluster.fails("verify")
+    # The one before is used, without the damaged one being tried.
+    cluster.power_cut("node-1")
+    cluster.until_running_on("loop", "node-2")
+    assert int(cluster.job("loop")["moves"][-1]["checkpoint"]) == first
+    finish(cluster)
+
+
+def test_the_store_is_checked_collected_and_counted(loop):
+    cluster = loop
+    cluster.baton("checkpoint", "loop")
+    assert "2 checkpoints, 0 damaged; 0 things that belong to none" in cluster.baton("store", "check")
+    stats = cluster.json("store", "stats")
+    assert int(stats["checkpoints"]) == 2 and int(stats["jobs"]) == 1
+    pages = next(kind for kind in stats["kinds"] if kind["kind"] == "memory pages")
+    assert 0 < int(pages["stored_bytes"]) < int(pages["logical_bytes"]), "nothing is shared"
+    assert int(stats["page_stored_bytes"]) < int(stats["page_bytes"]), "nothing is compressed"
+    assert "memory pages" in cluster.baton("store", "stats")
+
+    store = checkpoint_folder(cluster, cluster.job("loop"), 1).parents[2]
+    (store / "checkpoints" / "77" / "5").mkdir(parents=True)
+    (store / "checkpoints" / "77" / "5" / "left").write_bytes(b"x" * 1000)
+    (store / "shared" / ("a" * 32)).write_bytes(b"y" * 500)
+    (store / "shared" / "notes").write_text("a person's")
+    result = cluster.raw("store", "check")
+    assert result.returncode == 1 and b"checkpoints/77/5: a checkpoint that is not recorded" in result.stdout
+    collected = cluster.json("store", "gc")
+    assert int(collected["freed_bytes"]) == 1500 and len(collected["orphans"]) == 2
+    assert "1 things" in cluster.raw("store", "check").stdout.decode(), "what is not Baton's stays"
+    assert (store / "shared" / "notes").exists()
+    assert "freed 0 B" in cluster.baton("store", "gc")
+    finish(cluster)

@@ -9,6 +9,7 @@ namespace baton::control {
 namespace {
 
 using fakes::FakeAgent;
+using fakes::running;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -42,6 +43,18 @@ class StoreServiceTest : public ControllerTest {
     EXPECT_TRUE(list) << list.error().message();
     if (!list) return {};
     return {list->checkpoints().begin(), list->checkpoints().end()};
+  }
+  std::vector<v1::VerifiedCheckpoint> verify(const v1::JobRef& job, std::uint64_t number = 0) {
+    v1::VerifyRequest request;
+    *request.mutable_job() = job;
+    request.set_number(number);
+    grpc::ClientContext context;
+    auto stream = store_->Verify(&context, request);
+    std::vector<v1::VerifiedCheckpoint> found;
+    v1::VerifiedCheckpoint verified;
+    while (stream->Read(&verified)) found.push_back(verified);
+    EXPECT_TRUE(stream->Finish().ok());
+    return found;
   }
   std::filesystem::path folder(std::uint64_t job, std::uint64_t number) {
     return controller_->loop().stores().checkpoints.directory(JobId(job), CheckpointNumber(number));
@@ -93,6 +106,87 @@ TEST_F(StoreServiceTest, HourlyOnesStayBesideTheNewest) {
   for (std::int64_t time : {start, start + 1, start + hour, start + 5 * hour, start + 5 * hour + 1})
     ASSERT_OK(one.upload(id, 1, 0, {{"f", "x"}}, false, time));
   EXPECT_THAT(numbers(), ElementsAre(3, 5));
+}
+
+TEST_F(StoreServiceTest, VerificationRecordsWhenAndWhatIsDamaged) {
+  FakeAgent one(address_, "node-1");
+  ASSERT_OK(one.enroll());
+  one.attach();
+  auto id = run_on(one, spec("loop"));
+  ASSERT_OK(one.upload(id, 1, 0, {{"images/a", "1"}}));
+  ASSERT_OK(one.upload(id, 1, 0, {{"images/a", "2"}, {"images/b", "b"}}));
+  EXPECT_EQ(checkpoints()[0].verified_wall_ms(), 0);
+  std::ofstream(folder(id, 2) / "images/a") << "x";
+  std::filesystem::remove(folder(id, 2) / "images/b");
+  auto found = verify(ref("loop"));
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_EQ(found[0].damage_size(), 0);
+  EXPECT_THAT(found[1].damage(),
+              ElementsAre("images/a: its checksum is wrong", "images/b: missing"));
+  restart();
+  EXPECT_GT(checkpoints()[0].verified_wall_ms(), 0);
+  EXPECT_EQ(checkpoints()[1].damage_size(), 2);
+  EXPECT_EQ(events("checkpoint-damaged").size(), 1u);
+  // A damaged one is not what retention keeps: the good one before it stays.
+  {
+    FakeAgent again(address_, "node-1");
+    ASSERT_OK(again.enroll({running(id, 1)}));
+    again.attach();
+    ASSERT_OK(again.upload(id, 1, 0, {{"images/a", "3"}}));
+  }
+  EXPECT_THAT(numbers(), ElementsAre(1, 2, 3));
+  // It is whole again.
+  std::ofstream(folder(id, 2) / "images/a") << "2";
+  std::ofstream(folder(id, 2) / "images/b") << "b";
+  EXPECT_EQ(verify(ref("loop"), 2).at(0).damage_size(), 0);
+  EXPECT_EQ(checkpoints()[1].damage_size(), 0);
+}
+
+TEST_F(StoreServiceTest, TheScrubberVerifiesWholeCheckpoints) {
+  FakeAgent one(address_, "node-1");
+  ASSERT_OK(one.enroll());
+  one.attach();
+  auto id = run_on(one, spec("loop"));
+  const std::string pack = "packs/" + store::hash_bytes("pages");
+  ASSERT_OK(one.upload(id, 1, 0, {{pack, "pages"}, {"images/a", "1"}}));
+  ASSERT_OK(one.upload(id, 1, 0, {{pack, "pages"}, {"images/a", "2"}}));
+  std::ofstream(folder(id, 1) / "images/a") << "x";
+  // This link is not to the shared file any more, and reading that says nothing of it.
+  std::filesystem::remove(folder(id, 2) / pack);
+  std::ofstream(folder(id, 2) / pack) << "pagez";
+  Scrubber(controller_->loop()).pass({});
+  EXPECT_THAT(checkpoints()[0].damage(), ElementsAre("images/a: its checksum is wrong"));
+  EXPECT_THAT(checkpoints()[1].damage(), ElementsAre(pack + ": its checksum is wrong"));
+  EXPECT_GT(checkpoints()[1].verified_wall_ms(), 0);
+}
+
+TEST_F(StoreServiceTest, CollectionFreesWhatNobodyNeedsAndNothingElse) {
+  FakeAgent one(address_, "node-1");
+  ASSERT_OK(one.enroll());
+  one.attach();
+  auto id = run_on(one, spec("loop"));
+  ASSERT_OK(one.upload(id, 1, 0, {{"packs/" + store::hash_bytes("pages"), "pages"}}));
+  auto stats = call(&v1::Store::Stub::Stats, v1::Empty());
+  ASSERT_TRUE(stats) << stats.error().message();
+  EXPECT_EQ(stats->checkpoints(), 1u);
+  EXPECT_GT(stats->free_bytes(), 0u);
+  EXPECT_EQ(call(&v1::Store::Stub::Orphans, v1::Empty())->orphans_size(), 0);
+  EXPECT_EQ(call(&v1::Store::Stub::Collect, v1::Empty())->freed_bytes(), 0u);
+
+  const auto root = directory_.path();
+  std::filesystem::create_directories(root / "checkpoints/99/3");
+  std::ofstream(root / "checkpoints/99/3/a") << "123";
+  std::filesystem::create_directories(root / "checkpoints/notes");
+  std::ofstream(root / "shared" / std::string(32, 'b')) << "12345";
+  EXPECT_EQ(call(&v1::Store::Stub::Orphans, v1::Empty())->orphans_size(), 3);
+  auto collected = call(&v1::Store::Stub::Collect, v1::Empty());
+  ASSERT_TRUE(collected) << collected.error().message();
+  EXPECT_EQ(collected->orphans_size(), 2);
+  EXPECT_EQ(collected->freed_bytes(), 8u);
+  EXPECT_FALSE(std::filesystem::exists(root / "checkpoints/99"));
+  EXPECT_TRUE(std::filesystem::exists(root / "checkpoints/notes"));
+  EXPECT_THAT(numbers(), ElementsAre(1));
+  ASSERT_EQ(verify(ref("loop")).at(0).damage_size(), 0);
 }
 
 }  // namespace

@@ -14,6 +14,8 @@ void add_checkpoint(Program& program);
 void add_checkpoints(Program& program);
 void add_pin(Program& program);
 void add_unpin(Program& program);
+void add_verify(Program& program);
+void add_store(Program& program);
 void add_migrate(Program& program);
 void add_restore(Program& program);
 void add_stop(Program& program);
