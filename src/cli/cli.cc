@@ -123,6 +123,8 @@ void add_commands(Program& program) {
   add_unpin(program);
   add_verify(program);
   add_store(program);
+  add_export(program);
+  add_import(program);
   add_migrate(program);
   add_restore(program);
   add_stop(program);

@@ -21,8 +21,13 @@ class StoreService final : public v1::Store::CallbackService {
   grpc::ServerUnaryReactor* Orphans(Call*, const v1::Empty*, v1::StoreOrphansReply*) override;
   grpc::ServerUnaryReactor* Collect(Call*, const v1::Empty*, v1::CollectReply*) override;
   grpc::ServerUnaryReactor* Stats(Call*, const v1::Empty*, v1::StoreStatsReply*) override;
+  grpc::ServerWriteReactor<v1::ExportPart>* Export(Call*, const v1::CheckpointRef*) override;
+  grpc::ServerReadReactor<v1::ImportPart>* Import(Call*, v1::Job*) override;
 
  private:
+  Status send_archive(const v1::CheckpointRef& ref, BlockingStream<v1::ExportPart>& stream);
+  Status take_archive(BlockingUpload<v1::ImportPart>& stream, v1::Job& job);
+
   ServiceContext& context_;
   Bulk& bulk_;
 };

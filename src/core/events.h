@@ -4,6 +4,7 @@
 namespace baton::core::event {
 
 inline constexpr const char* kJobSubmitted = "job-submitted";
+inline constexpr const char* kJobImported = "job-imported";
 inline constexpr const char* kJobPending = "job-pending";
 inline constexpr const char* kJobStarted = "job-started";
 inline constexpr const char* kJobExited = "job-exited";

@@ -216,6 +216,8 @@ class Cluster::Impl {
 
   // ---- users.cc
   void on(const SubmitJob& input);
+  void on(const ImportJob& input);
+  Status check_new(const JobRecord& wanted) const;
   void on(const UserMigrate& input);
   void on(const UserRestore& input);
   void on(const UserCheckpoint& input);

@@ -102,6 +102,12 @@ struct SubmitJob {
   RequestId request = 0;
   JobRecord job;
 };
+// A job that another cluster ran, with the checkpoints it left there and the submitter's fields.
+// Stopped until a user restores it.
+struct ImportJob {
+  RequestId request = 0;
+  JobRecord job;
+};
 // Reply, then MoveFinished.
 struct UserMigrate {
   RequestId request = 0;
@@ -155,7 +161,7 @@ struct Tick {};
 
 using Input =
     std::variant<NodeRegistered, Heartbeat, OrderDone, CheckpointCommitted, CheckpointReported,
-                 CheckpointRemoved, CheckpointVerified, IncarnationExited, SubmitJob,
+                 CheckpointRemoved, CheckpointVerified, IncarnationExited, SubmitJob, ImportJob,
                  UserMigrate, UserRestore, UserCheckpoint, UserStop, UserKill, RemoveJob, DrainNode,
                  CordonNode, UncordonNode, Tick>;
 

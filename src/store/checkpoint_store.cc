@@ -99,8 +99,8 @@ std::vector<std::string> CheckpointStore::missing_shared_files(
   return missing;
 }
 
-Result<std::unique_ptr<Upload>> CheckpointStore::begin_upload(JobId job) {
-  std::unique_ptr<Upload> upload(new Upload(*this, job, incoming_directory()));
+Result<std::unique_ptr<Upload>> CheckpointStore::begin_upload(JobId job, Sharing sharing) {
+  std::unique_ptr<Upload> upload(new Upload(*this, job, incoming_directory(), sharing));
   BATON_CHECK_CTX(sys::make_directories(upload->directory_, 0700), "begin an upload");
   return upload;
 }

@@ -48,7 +48,10 @@ class CheckpointStore {
   // Those of `hashes` that have to be sent.
   std::vector<std::string> missing_shared_files(const std::vector<std::string>& hashes) const;
 
-  Result<std::unique_ptr<Upload>> begin_upload(JobId job);
+  // With Sharing::None its files are offered to no other checkpoint: hashes are no defence against
+  // someone who makes up content that has the hash of another.
+  enum class Sharing { All, None };
+  Result<std::unique_ptr<Upload>> begin_upload(JobId job, Sharing sharing = Sharing::All);
 
   // What is on disk under a number, whole or not.
   Result<std::vector<std::pair<JobId, CheckpointNumber>>> list() const;

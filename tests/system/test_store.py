@@ -100,3 +100,43 @@ def test_the_store_is_checked_collected_and_counted(loop):
     assert (store / "shared" / "notes").exists()
     assert "freed 0 B" in cluster.baton("store", "gc")
     finish(cluster)
+
+
+def test_a_job_is_carried_to_another_cluster(make_cluster, workspace):
+    here = make_cluster("--nodes", "1", "--lease", f"{LEASE_MS}ms", name="here")
+    here.run("loop", *LOOP, ENDLESS, 0.05, flags=["--interval", "300ms", "--env", "GREETING=hello"])
+    here.until_checkpoint("loop", after=1)
+    here.baton("checkpoint", "loop")
+    archive = workspace / "loop.baton"
+    here.baton("export", "loop", archive)
+    assert archive.stat().st_mode & 0o777 == 0o600
+    piped = here.raw("export", f"loop@{numbers(here)[-1]}", "-").stdout
+    assert piped.startswith(b"BATNARCH") and piped.endswith(b"BATNDONE")
+    assert "no checkpoint 999" in here.fails("export", "loop@999", workspace / "none")
+    assert not list(workspace.glob("none*"))
+    finish(here)
+    here.stop()
+
+    there = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms", name="there")
+    bad = workspace / "bad.baton"
+    bad.write_bytes(archive.read_bytes())
+    flip(bad)
+    assert "checksum" in there.fails("import", bad)
+    bad.write_bytes(archive.read_bytes()[:-9])
+    assert "cut short" in there.fails("import", bad)
+    assert there.json("ps", "-a") == []
+    assert there.baton("import", archive, "--name", "copy") == "copy\n"
+    job = there.job("copy")
+    assert job["state"] == "stopped" and job["spec"]["env"]["GREETING"] == "hello"
+    printed = there.logs("copy")
+    assert printed.startswith(b"0\n1\n")
+    there.baton("restore", "copy", "--to", "node-2")
+    assert there.until_running("copy")["node"] == "node-2"
+    assert there.logs("copy").startswith(printed)
+    there.until_checkpoint("copy", after=1)
+    there.baton("migrate", "copy", "--to", "node-1")
+    finish(there, "copy")
+    with open(archive, "rb") as file:
+        assert there.raw("import", "-", "--restore", stdin=file).returncode == 0
+    there.until_running("loop")
+    finish(there)

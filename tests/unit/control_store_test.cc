@@ -189,5 +189,126 @@ TEST_F(StoreServiceTest, CollectionFreesWhatNobodyNeedsAndNothingElse) {
   ASSERT_EQ(verify(ref("loop")).at(0).damage_size(), 0);
 }
 
+class ArchiveTest : public StoreServiceTest {
+ protected:
+  void SetUp() override {
+    StoreServiceTest::SetUp();
+    one_ = std::make_unique<FakeAgent>(address_, "node-1");
+    ASSERT_OK(one_->enroll());
+    one_->attach();
+    auto wanted = spec("loop", "node-1");
+    (*wanted.mutable_env())["GREETING"] = "hello";
+    wanted.set_stdin_data(std::string("in\0put", 6));
+    id_ = run_on(*one_, wanted);
+    ASSERT_EQ(*one_->ship(id_, 1, 0, "safe\nnot yet\n"), 13u);
+    ASSERT_OK(one_->upload(id_, 1, 5, files_));
+  }
+  void TearDown() override { one_.reset(); }
+
+  Result<std::string> export_of(std::uint64_t number = 0) {
+    const auto checkpoint = at("loop", number);
+    grpc::ClientContext context;
+    auto stream = store_->Export(&context, checkpoint);
+    std::string bytes;
+    v1::ExportPart part;
+    while (stream->Read(&part)) bytes += part.data();
+    BATON_CHECK(wire::check(stream->Finish()));
+    return bytes;
+  }
+  Result<v1::Job> import_of(const std::string& bytes, const std::string& name) {
+    grpc::ClientContext context;
+    v1::Job job;
+    auto stream = store_->Import(&context, &job);
+    v1::ImportPart part;
+    part.set_name(name);
+    bool open = stream->Write(part);
+    for (std::size_t at = 0; open && at < bytes.size(); at += 1'000) {
+      part.set_data(bytes.substr(at, 1'000));
+      open = stream->Write(part);
+    }
+    stream->WritesDone();
+    BATON_CHECK(wire::check(stream->Finish()));
+    return job;
+  }
+  // Nothing is left of an import that failed.
+  void expect_nothing_imported() {
+    EXPECT_TRUE(std::filesystem::is_empty(directory_.path() / "checkpoints/.incoming"));
+    auto stored = controller_->loop().stores().checkpoints.list();
+    EXPECT_EQ(stored->size(), 1u);
+    EXPECT_EQ(controller_->loop().stores().logs.list()->size(), 1u);
+    EXPECT_EQ(call(&v1::Store::Stub::Orphans, v1::Empty())->orphans_size(), 0);
+  }
+
+  const Files files_ = {{"packs/" + store::hash_bytes("pages"), "pages"},
+                        {"images/core-2.img", std::string(5'000, 'x')},
+                        {"checkpoint.json", "{}"}};
+  std::unique_ptr<FakeAgent> one_;
+  std::uint64_t id_ = 0;
+};
+
+TEST_F(ArchiveTest, AnImportedJobStandsStoppedAndGoesOnFromItsCheckpoint) {
+  auto bytes = export_of(1);
+  ASSERT_TRUE(bytes) << bytes.error().message();
+  auto imported = import_of(*bytes, "copy");
+  ASSERT_TRUE(imported) << imported.error().message();
+  EXPECT_NE(imported->id(), id_);
+  restart();
+  EXPECT_EQ(job("copy").state(), v1::JOB_STOPPED);
+  EXPECT_EQ(job("copy").spec().env().at("GREETING"), "hello");
+  EXPECT_EQ(job("copy").spec().node(), "");
+  EXPECT_EQ(logs("copy", true), "safe\n");
+  ASSERT_EQ(checkpoints("copy").size(), 1u);
+  EXPECT_EQ(checkpoints("copy")[0].cause(), "import");
+  EXPECT_GT(checkpoints("copy")[0].verified_wall_ms(), 0);
+
+  FakeAgent two(address_, "node-2");
+  ASSERT_OK(two.enroll());
+  two.attach();
+  auto restored = std::async(std::launch::async, [&] {
+    v1::RestoreRequest request;
+    *request.mutable_job() = ref("copy");
+    request.set_to("node-2");
+    return call(&v1::Api::Stub::Restore, request);
+  });
+  auto order = two.next_order();
+  ASSERT_TRUE(order.has_restore()) << order.ShortDebugString();
+  EXPECT_EQ(order.restore().spec().stdin_data(), std::string("in\0put", 6));
+  auto files = two.download(imported->id(), 1, order.restore().checkpoint());
+  ASSERT_TRUE(files) << files.error().message();
+  EXPECT_EQ(*files, files_);
+  EXPECT_EQ(*two.ship(imported->id(), 1, 5, "on\n"), 8u);
+  two.answer(order);
+  auto reply = restored.get();
+  ASSERT_TRUE(reply) << reply.error().message();
+  EXPECT_TRUE(reply->timing().ok()) << reply->timing().error();
+  await_state("copy", v1::JOB_RUNNING);
+  EXPECT_TRUE(job("copy").is_protected());
+  EXPECT_EQ(logs("copy"), "safe\non\n");
+}
+
+TEST_F(ArchiveTest, ABadArchiveLeavesNothing) {
+  const std::string bytes = *export_of();
+  EXPECT_EQ(import_of(bytes, "").error().code(), ErrorCode::AlreadyExists);
+  EXPECT_EQ(import_of(bytes, "a b").error().code(), ErrorCode::InvalidArgument);
+  for (std::size_t at : {std::size_t{3}, bytes.size() / 3, bytes.size() / 2, bytes.size() - 60}) {
+    std::string bad = bytes;
+    bad[at] ^= 1;
+    EXPECT_FALSE(import_of(bad, "copy")) << at;
+  }
+  for (std::size_t size : {std::size_t{0}, std::size_t{20}, bytes.size() / 2, bytes.size() - 1})
+    EXPECT_FALSE(import_of(bytes.substr(0, size), "copy")) << size;
+  EXPECT_FALSE(import_of(bytes + "x", "copy"));
+  expect_nothing_imported();
+  ASSERT_OK(import_of(bytes, "copy"));
+}
+
+TEST_F(ArchiveTest, ADamagedCheckpointIsNotExported) {
+  std::ofstream(folder(id_, 1) / "images/core-2.img") << "y";
+  auto bytes = export_of(1);
+  ASSERT_FALSE(bytes);
+  EXPECT_EQ(bytes.error().code(), ErrorCode::Damaged);
+  EXPECT_THAT(bytes.error().message(), HasSubstr("images/core-2.img"));
+}
+
 }  // namespace
 }  // namespace baton::control

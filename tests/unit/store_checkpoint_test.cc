@@ -318,6 +318,15 @@ TEST_F(StoreTest, RemovalSaysWhatItGaveBack) {
   EXPECT_EQ(store_->freed_bytes(), 9 + manifest);
 }
 
+TEST_F(StoreTest, WhatIsNotToBeSharedIsNot) {
+  const std::string pack = "packs/" + hash_bytes("pages");
+  auto upload = store_->begin_upload(kJob, CheckpointStore::Sharing::None);
+  ASSERT_TRUE(add_file(**upload, pack, "pages"));
+  ASSERT_TRUE((*upload)->publish(CheckpointNumber(1), "{}"));
+  EXPECT_EQ(store_->missing_shared_files({hash_bytes("pages")}).size(), 1u);
+  EXPECT_TRUE(store_->verify(kJob, CheckpointNumber(1)));
+}
+
 // In a child with a mount namespace of its own, on a disk of one megabyte.
 TEST_F(StoreTest, AFullDiskIsACleanErrorAndTheLastCheckpointStands) {
   if (::geteuid() != 0) GTEST_SKIP() << "mounting a small disk needs root";
