@@ -125,6 +125,7 @@ void add_commands(Program& program) {
   add_store(program);
   add_export(program);
   add_import(program);
+  add_diff(program);
   add_migrate(program);
   add_restore(program);
   add_stop(program);

@@ -2,6 +2,7 @@
 
 #include "control/answer.h"
 #include "control/archives.h"
+#include "control/compare.h"
 #include "control/housekeeping.h"
 #include "control/pins.h"
 #include "control/verify.h"
@@ -63,6 +64,13 @@ grpc::ServerWriteReactor<v1::VerifiedCheckpoint>* StoreService::Verify(
     };
     return wire::to_grpc(explain(
         verify_checkpoints(context_.loop, *request, stream.stop_token(), send), context_.calls));
+  });
+}
+
+grpc::ServerUnaryReactor* StoreService::Diff(Call*, const v1::DiffRequest* request,
+                                             v1::DiffReply* reply) {
+  return answer(context_.calls, [this, request, reply](std::stop_token) {
+    return give(*reply, compare(context_, *request));
   });
 }
 

@@ -23,6 +23,7 @@ class StoreService final : public v1::Store::CallbackService {
   grpc::ServerUnaryReactor* Stats(Call*, const v1::Empty*, v1::StoreStatsReply*) override;
   grpc::ServerWriteReactor<v1::ExportPart>* Export(Call*, const v1::CheckpointRef*) override;
   grpc::ServerReadReactor<v1::ImportPart>* Import(Call*, v1::Job*) override;
+  grpc::ServerUnaryReactor* Diff(Call*, const v1::DiffRequest*, v1::DiffReply*) override;
 
  private:
   Status send_archive(const v1::CheckpointRef& ref, BlockingStream<v1::ExportPart>& stream);

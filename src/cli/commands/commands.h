@@ -18,6 +18,7 @@ void add_verify(Program& program);
 void add_store(Program& program);
 void add_export(Program& program);
 void add_import(Program& program);
+void add_diff(Program& program);
 void add_migrate(Program& program);
 void add_restore(Program& program);
 void add_stop(Program& program);
