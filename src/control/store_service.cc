@@ -4,6 +4,7 @@
 #include "control/archives.h"
 #include "control/compare.h"
 #include "control/housekeeping.h"
+#include "control/image_view.h"
 #include "control/pins.h"
 #include "control/verify.h"
 #include "wire/channel.h"
@@ -71,6 +72,13 @@ grpc::ServerUnaryReactor* StoreService::Diff(Call*, const v1::DiffRequest* reque
                                              v1::DiffReply* reply) {
   return answer(context_.calls, [this, request, reply](std::stop_token) {
     return give(*reply, compare(context_, *request));
+  });
+}
+
+grpc::ServerUnaryReactor* StoreService::Inspect(Call*, const v1::InspectRequest* request,
+                                                v1::CheckpointImage* reply) {
+  return answer(context_.calls, [this, request, reply](std::stop_token) {
+    return give(*reply, view_checkpoint(context_, *request));
   });
 }
 

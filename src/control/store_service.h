@@ -24,6 +24,8 @@ class StoreService final : public v1::Store::CallbackService {
   grpc::ServerWriteReactor<v1::ExportPart>* Export(Call*, const v1::CheckpointRef*) override;
   grpc::ServerReadReactor<v1::ImportPart>* Import(Call*, v1::Job*) override;
   grpc::ServerUnaryReactor* Diff(Call*, const v1::DiffRequest*, v1::DiffReply*) override;
+  grpc::ServerUnaryReactor* Inspect(Call*, const v1::InspectRequest*,
+                                    v1::CheckpointImage*) override;
 
  private:
   Status send_archive(const v1::CheckpointRef& ref, BlockingStream<v1::ExportPart>& stream);

@@ -140,3 +140,38 @@ def test_a_job_is_carried_to_another_cluster(make_cluster, workspace):
         assert there.raw("import", "-", "--restore", stdin=file).returncode == 0
     there.until_running("loop")
     finish(there)
+
+
+def test_what_changed_and_what_is_in_a_checkpoint(cluster):
+    script = ("import mmap,signal,sys\nmemory=mmap.mmap(-1,64*4096,flags=mmap.MAP_PRIVATE)\n"
+              "def change(*_):\n  memory[8*4096:24*4096]=b'x'*(16*4096)\n"
+              "  open('/tmp/made','w').write('new')\n  print('changed')\n"
+              "signal.signal(signal.SIGUSR1,change)\n"
+              "listener=__import__('socket').create_server(('127.0.0.1',4711))\n"
+              "print('ready')\nwhile True: signal.pause()\n")
+    cluster.run("pages", "/usr/bin/python3", "-u", "-c", script,
+                flags=["--no-checkpoint", "--env", "PASSWORD=hidden"])
+    cluster.until_output("pages", b"ready")
+    cluster.baton("checkpoint", "pages")
+    cluster.baton("kill", "--signal", "USR1", "pages")
+    cluster.until_output("pages", b"changed")
+    cluster.baton("checkpoint", "pages")
+    diff = cluster.json("diff", "pages", "1", "2")
+    moved = sum(int(p["changed"]) + int(p["appeared"]) for p in diff["processes"])
+    assert 16 <= moved < 400, diff["processes"]
+    assert all(int(p["vanished"]) < 50 for p in diff["processes"])
+    assert [f["change"] for f in diff["files"] if f["path"].endswith("tmp/made")] == ["appeared"]
+    same = cluster.json("diff", "pages", "2", "2")
+    assert same["files"] == [] and all(not int(p["changed"]) for p in same["processes"])
+    assert "Memory, in pages" in cluster.baton("diff", "pages", "1", "2")
+
+    shown = cluster.baton("inspect", "pages@2")
+    assert "env PASSWORD=...\n" in shown and "hidden" not in shown
+    assert "tcp 127.0.0.1:4711 listening" in shown and "[stack]" in shown
+    assert "PASSWORD=hidden" in cluster.baton("inspect", "pages@2", "--show-env")
+    image = cluster.json("inspect", "pages@2")
+    python = next(p for p in image["processes"] if p["command"].startswith("python"))
+    assert {d["fd"] for d in python["descriptors"]} >= {0, 1, 2, 3}
+    assert int(python["memory_bytes"]) > 1 << 20
+    assert "JOB@NUMBER" in cluster.fails("inspect", "pages@x")
+    cluster.baton("kill", "pages")
