@@ -119,6 +119,13 @@ void add_commands(Program& program) {
   add_wait(program);
   add_checkpoint(program);
   add_checkpoints(program);
+  add_pin(program);
+  add_unpin(program);
+  add_verify(program);
+  add_store(program);
+  add_export(program);
+  add_import(program);
+  add_diff(program);
   add_migrate(program);
   add_restore(program);
   add_stop(program);

@@ -7,6 +7,22 @@
 #include "cli/units.h"
 
 namespace baton::cli {
+namespace {
+
+// Each with `before` in front of it.
+template <typename Items>
+std::string joined(const char* before, const Items& items) {
+  std::string out;
+  for (const auto& item : items) out += before + item;
+  return out;
+}
+
+std::string pins(const v1::Checkpoint& checkpoint) {
+  const std::string names = joined(" ", checkpoint.pins());
+  return names.empty() ? "-" : names.substr(1);
+}
+
+}  // namespace
 
 bool has_ended(const v1::Job& job) {
   return job.state() == v1::JOB_EXITED || job.state() == v1::JOB_STOPPED ||
@@ -66,19 +82,24 @@ std::string moves_table(const v1::Job& job) {
   return table.text();
 }
 
+std::string describe_quality(const v1::Checkpoint& checkpoint) {
+  if (checkpoint.quarantined()) return "quarantined: " + checkpoint.quarantine_cause();
+  if (checkpoint.damage_size()) return "DAMAGED: " + checkpoint.damage(0);
+  return checkpoint.preflighted() ? "good, proven to restore" : "good";
+}
+
 std::string checkpoints_table(const v1::ListCheckpointsReply& list) {
   const std::int64_t now = wall_time_ms();
-  Table table({"NUMBER", "TAKEN", "NODE", "CAUSE", "SIZE", "NEW", "FROZEN", "TOTAL", "PROCESSES",
-               "THREADS", "STATUS"});
+  Table table({"NUMBER", "TAKEN", "CAUSE", "SIZE", "NEW", "PAUSE", "PROCESSES", "WHERE", "VERIFIED",
+               "PINS", "STATUS"});
   for (const v1::Checkpoint& checkpoint : list.checkpoints())
     table.add({std::to_string(checkpoint.number()), format_ago(checkpoint.taken_wall_ms(), now),
-               checkpoint.node(), checkpoint.cause(), format_size(checkpoint.size_bytes()),
+               checkpoint.cause(), format_size(checkpoint.size_bytes()),
                format_size(checkpoint.new_bytes()), format_duration_ms(checkpoint.frozen_ms()),
-               format_duration_ms(checkpoint.total_ms()), std::to_string(checkpoint.processes()),
-               std::to_string(checkpoint.threads()),
-               checkpoint.quarantined()   ? "quarantined: " + checkpoint.quarantine_cause()
-               : checkpoint.preflighted() ? "good, proven to restore"
-                                          : "good"});
+               std::to_string(checkpoint.processes()),
+               fmt::format("controller{}", joined(", ", checkpoint.copies())),
+               format_ago(checkpoint.verified_wall_ms(), now), pins(checkpoint),
+               describe_quality(checkpoint)});
   return table.text();
 }
 

@@ -17,6 +17,7 @@ std::string describe_node_state(const v1::Node& node);
 std::string shorten(const std::string& text, std::size_t columns);
 // One row per move: when, cause, from, to and the five durations.
 std::string moves_table(const v1::Job& job);
+std::string describe_quality(const v1::Checkpoint& checkpoint);  // "good", "DAMAGED: …"
 // One row per checkpoint.
 std::string checkpoints_table(const v1::ListCheckpointsReply& list);
 // Whether it has ended, one way or another.

@@ -48,6 +48,7 @@ Result<Session> Session::open(const std::string& address) {
   BATON_TRY(auto channel, wire::open_channel(address));
   session.address_ = address;
   session.api_ = v1::Api::NewStub(channel);
+  session.store_ = v1::Store::NewStub(channel);
   return session;
 }
 
@@ -90,10 +91,14 @@ Status Session::over_restarts(const std::function<grpc::Status(grpc::ClientConte
 }
 
 CLI::App* add_command(Program& program, const char* name, const std::string& help) {
+  return add_command(program.app(), name, help);
+}
+
+CLI::App* add_command(CLI::App& parent, const char* name, const std::string& help) {
   const auto sentence = std::min(help.find(". "), help.size());
   std::string summary = help.substr(0, sentence);
   if (summary.ends_with('.')) summary.pop_back();
-  CLI::App* command = program.app().add_subcommand(name, summary);
+  CLI::App* command = parent.add_subcommand(name, summary);
   std::string details;
   for (std::size_t at = sentence + 2; at < help.size();) {
     const auto end = std::min(help.find("\n\n", at), help.size());

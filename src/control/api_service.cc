@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/version.h"
+#include "control/answer.h"
 #include "control/convert.h"
 #include "control/validate.h"
 #include "wire/status.h"
@@ -15,14 +16,6 @@ constexpr std::uint32_t kDefaultGraceMs = 10'000;
 constexpr std::size_t kEventsAtOnce = 256;
 constexpr std::size_t kLogPartBytes = 256 << 10;
 constexpr int kHighestSignal = 64;
-
-// A call that ends because the controller stops is worth trying again.
-Status explain(Status status, const CallGroup& calls) {
-  if (!status && status.error().code() == ErrorCode::Cancelled &&
-      calls.stop_token().stop_requested())
-    return fail(ErrorCode::Unavailable, "the controller is stopping");
-  return status;
-}
 
 ErrorCode error_code(core::FailureKind kind) {
   switch (kind) {
@@ -37,9 +30,7 @@ ErrorCode error_code(core::FailureKind kind) {
 
 template <typename Body>
 grpc::ServerUnaryReactor* ApiService::answer(Body body) {
-  return BlockingUnary::start(context_.calls, [this, body = std::move(body)](std::stop_token stop) {
-    return wire::to_grpc(explain(body(stop), context_.calls));
-  });
+  return control::answer(context_.calls, std::move(body));
 }
 
 Result<JobId> ApiService::find_job(const v1::JobRef& ref) {
@@ -160,7 +151,7 @@ grpc::ServerUnaryReactor* ApiService::ListCheckpoints(Call*, const v1::JobRef* r
     return context_.loop.with_lock([&](Loop::Locked& l) -> Status {
       BATON_TRY(JobId id, l.state.find_job(request->name_or_id()));
       for (const auto& [number, info] : l.state.jobs.at(id).checkpoints)
-        *reply->add_checkpoints() = info;
+        *reply->add_checkpoints() = l.state.checkpoint_view(id, info);
       return {};
     });
   });

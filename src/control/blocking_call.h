@@ -108,6 +108,66 @@ class BlockingStream final : public grpc::ServerWriteReactor<Part> {
   std::thread thread_;
 };
 
+// A client stream with a single answer. `body` takes parts through read(), which blocks until one
+// is there and is false after the last, or once the client is gone.
+template <typename Part>
+class BlockingUpload final : public grpc::ServerReadReactor<Part> {
+ public:
+  using Body = std::function<grpc::Status(BlockingUpload&)>;
+
+  static grpc::ServerReadReactor<Part>* start(CallGroup& group, Body body) {
+    return new BlockingUpload(group, std::move(body));
+  }
+
+  bool read(Part& part) {
+    std::unique_lock lock(mutex_);
+    reading_ = true;
+    lock.unlock();
+    this->StartRead(&part);
+    lock.lock();
+    changed_.wait(lock, [&] { return !reading_; });
+    return read_ok_ && !stop_.stop_requested();
+  }
+  std::stop_token stop_token() const { return stop_.get_token(); }
+
+ private:
+  BlockingUpload(CallGroup& group, Body body)
+      : group_(group), on_group_stop_(group.stop_token(), [this] { stop_.request_stop(); }) {
+    if (!group_.enter()) {
+      entered_ = false;
+      this->Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the controller is stopping"));
+      return;
+    }
+    thread_ = std::thread([this, body = std::move(body)] { this->Finish(body(*this)); });
+  }
+  void OnReadDone(bool ok) override {
+    std::lock_guard lock(mutex_);
+    reading_ = false;
+    read_ok_ = ok;
+    changed_.notify_all();
+  }
+  void OnCancel() override { stop_.request_stop(); }
+  void OnDone() override {
+    std::thread([this] {
+      if (thread_.joinable()) thread_.join();
+      CallGroup& group = group_;
+      bool entered = entered_;
+      delete this;
+      if (entered) group.leave();
+    }).detach();
+  }
+
+  CallGroup& group_;
+  bool entered_ = true;
+  std::stop_source stop_;
+  std::stop_callback<std::function<void()>> on_group_stop_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool reading_ = false;
+  bool read_ok_ = true;
+  std::thread thread_;
+};
+
 // The same for a call with a single answer.
 class BlockingUnary final : public grpc::ServerUnaryReactor {
  public:

@@ -8,13 +8,11 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "control/convert.h"
+#include "control/retention.h"
 #include "wire/channel.h"
 
 namespace baton::control {
 namespace {
-
-// Quarantined ones are kept for a look at what was wrong, but not without end.
-constexpr std::size_t kKeptQuarantined = 2;
 
 Status take_file(store::Upload& upload, const v1::FilePart& part) {
   if (part.in_store()) return upload.link_shared_file(part.path(), part.size(), part.mode());
@@ -27,19 +25,6 @@ std::string to_json(const v1::Checkpoint& info) {
   std::string json;
   (void)google::protobuf::util::MessageToJsonString(info, &json);
   return json;
-}
-
-// Newest first; which of them may go.
-std::vector<CheckpointNumber> superfluous(const JobEntry& entry, std::size_t keep) {
-  std::vector<CheckpointNumber> result;
-  std::size_t good = 0;
-  std::size_t quarantined = 0;
-  for (auto next = entry.checkpoints.rbegin(); next != entry.checkpoints.rend(); ++next) {
-    bool kept = next->second.quarantined() ? ++quarantined <= kKeptQuarantined
-                                           : ++good <= std::max<std::size_t>(keep, 1);
-    if (!kept) result.push_back(next->first);
-  }
-  return result;
 }
 
 }  // namespace
@@ -102,12 +87,15 @@ Result<CheckpointNumber> Bulk::commit(store::Upload& upload, const v1::UploadHea
   info.set_new_bytes(upload.new_bytes());
   info.clear_quarantined();
   info.clear_quarantine_cause();
+  info.clear_pins();
+  info.clear_verified_wall_ms();
+  info.clear_damage();
   if (info.taken_wall_ms() == 0) info.set_taken_wall_ms(wall_time_ms());
   BATON_TRY(auto log, context_.loop.stores().logs.get(job));
   BATON_CHECK(log->make_durable(info.output_bytes()));
   BATON_CHECK(upload.publish(*number, to_json(info)));
   BATON_CHECK(make_visible(header, info));
-  retire_old(job);
+  retire_checkpoints(context_.loop, job);
   return number;
 }
 
@@ -141,22 +129,6 @@ Status Bulk::make_visible(const v1::UploadHeader& header, const v1::Checkpoint& 
     return fail(ticket.error());
   }
   return context_.loop.wait_saved(*ticket, context_.calls.stop_token());
-}
-
-void Bulk::retire_old(JobId job) {
-  context_.loop.with_lock([&](Loop::Locked& l) {
-    auto entry = l.state.jobs.find(job);
-    const core::JobRecord* record = l.state.core.find_job(job);
-    if (!record || entry == l.state.jobs.end()) return;
-    for (CheckpointNumber number : superfluous(entry->second, record->policy.keep_checkpoints)) {
-      if (l.state.core.checkpoint_in_use(job, number)) continue;
-      Loop::Extra extra;
-      extra.changes.removed_checkpoints.emplace_back(job, number);
-      extra.actions.push_back(DeleteCheckpoint{job, number});
-      entry->second.checkpoints.erase(number);
-      l.apply(core::CheckpointRemoved{job, number}, std::move(extra));
-    }
-  });
 }
 
 Status Bulk::download(const v1::DownloadRequest& request,

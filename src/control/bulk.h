@@ -1,4 +1,4 @@
-// Checkpoints on their way in and out, and their retention.
+// Checkpoints on their way in and out.
 #pragma once
 
 #include <grpcpp/support/sync_stream.h>
@@ -23,12 +23,13 @@ class Bulk {
   Status download(const v1::DownloadRequest& request,
                   grpc::ServerWriterInterface<v1::DownloadPart>& stream);
 
+  // Held while a checkpoint of the job is published and not recorded yet.
+  std::shared_ptr<std::mutex> commit_mutex(JobId job);
+
  private:
   Status check_current(const v1::UploadHeader& header);
   Result<CheckpointNumber> commit(store::Upload& upload, const v1::UploadHeader& header);
   Status make_visible(const v1::UploadHeader& header, const v1::Checkpoint& info);
-  void retire_old(JobId job);
-  std::shared_ptr<std::mutex> commit_mutex(JobId job);
 
   ServiceContext& context_;
   std::mutex mutex_;

@@ -117,6 +117,8 @@ Status Controller::listen(const std::string& address, bool cluster, bool api) {
   if (api) {
     endpoint.api = std::make_unique<ApiService>(*context_);
     builder.RegisterService(endpoint.api.get());
+    endpoint.store = std::make_unique<StoreService>(*context_, *bulk_);
+    builder.RegisterService(endpoint.store.get());
   }
   endpoint.server = builder.BuildAndStart();
   if (!endpoint.server || port == 0)

@@ -13,6 +13,7 @@
 #include "control/cluster_service.h"
 #include "control/options.h"
 #include "control/scrubber.h"
+#include "control/store_service.h"
 
 namespace baton::control {
 
@@ -36,6 +37,7 @@ class Controller {
   struct Endpoint {
     std::unique_ptr<ClusterService> cluster;
     std::unique_ptr<ApiService> api;
+    std::unique_ptr<StoreService> store;
     std::unique_ptr<grpc::Server> server;
   };
 

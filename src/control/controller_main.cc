@@ -52,6 +52,13 @@ void add_policy_options(CLI::App& app, v1::Policy& policy) {
   app.add_option_function<std::uint32_t>(
       "--keep-checkpoints", [&](const std::uint32_t& value) { policy.set_keep_checkpoints(value); },
       "Newest checkpoints kept per job. Default: 3.");
+  app.add_option_function<std::uint32_t>(
+      "--keep-hourly", [&](const std::uint32_t& value) { policy.set_keep_hourly(value); },
+      "Besides these, the newest of each of the last so many hours (UTC) that have one. Default: "
+      "0.");
+  app.add_option_function<std::uint32_t>(
+      "--keep-daily", [&](const std::uint32_t& value) { policy.set_keep_daily(value); },
+      "The same for days. Default: 0.");
 }
 
 }  // namespace

@@ -52,6 +52,8 @@ v1::Policy to_wire(const core::Policy& policy) {
   wire.set_memory_for_ms(policy.memory_for_ms);
   wire.set_health_failures(policy.health_failures);
   wire.set_keep_checkpoints(policy.keep_checkpoints);
+  wire.set_keep_hourly(policy.keep_hourly);
+  wire.set_keep_daily(policy.keep_daily);
   wire.set_migrate_on_overload(policy.migrate_on_overload);
   wire.set_recover_on_node_lost(policy.recover_on_node_lost);
   return wire;
@@ -114,6 +116,7 @@ core::CheckpointFacts from_wire(const v1::Checkpoint& checkpoint) {
   facts.output_bytes = checkpoint.output_bytes();
   facts.quarantined = checkpoint.quarantined();
   facts.preflighted = checkpoint.preflighted();
+  facts.damaged = checkpoint.damage_size() > 0;
   return facts;
 }
 
@@ -129,6 +132,8 @@ core::Policy merge(core::Policy base, const v1::Policy& overrides) {
   if (overrides.has_memory_for_ms()) base.memory_for_ms = overrides.memory_for_ms();
   if (overrides.has_health_failures()) base.health_failures = overrides.health_failures();
   if (overrides.has_keep_checkpoints()) base.keep_checkpoints = overrides.keep_checkpoints();
+  if (overrides.has_keep_hourly()) base.keep_hourly = overrides.keep_hourly();
+  if (overrides.has_keep_daily()) base.keep_daily = overrides.keep_daily();
   if (overrides.has_migrate_on_overload())
     base.migrate_on_overload = overrides.migrate_on_overload();
   if (overrides.has_recover_on_node_lost())

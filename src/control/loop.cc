@@ -176,6 +176,25 @@ bool Loop::wait(std::stop_token stop, std::optional<core::TimeMs> deadline_boot_
   return saved_.wait_for(lock, stop, left, ready) && !stop.stop_requested();
 }
 
+Status Loop::wait_cleaned(std::stop_token stop) {
+  Ticket last = with_lock([&](Locked&) { return last_ticket_; });
+  BATON_CHECK(wait_saved(last, stop));
+  struct Done {
+    std::mutex mutex;
+    std::condition_variable_any changed;
+    bool is = false;
+  };
+  auto done = std::make_shared<Done>();  // the cleaner may come to it after we are gone
+  cleaner_.post([done] {
+    std::lock_guard lock(done->mutex);
+    done->is = true;
+    done->changed.notify_all();
+  });
+  std::unique_lock lock(done->mutex);
+  if (done->changed.wait(lock, stop, [&] { return done->is; })) return {};
+  return fail(cancelled());
+}
+
 void Loop::wake_all() {
   std::lock_guard lock(mutex_);
   saved_.notify_all();

@@ -111,6 +111,8 @@ class Loop {
   // False: stop was requested or the deadline passed.
   bool wait(std::stop_token stop, std::optional<core::TimeMs> deadline_boot_ms,
             const std::function<bool(Locked&)>& predicate);
+  // Returns when what has been decided to be deleted is deleted. Cancelled.
+  Status wait_cleaned(std::stop_token stop);
   void wake_all();  // something that a predicate looks at has changed
 
   // The answers that the core gives to one user's request. Forgotten with the object.

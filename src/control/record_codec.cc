@@ -20,6 +20,8 @@ json encode(const core::Policy& p) {
           {"memory_for_ms", p.memory_for_ms},
           {"health_failures", p.health_failures},
           {"keep_checkpoints", p.keep_checkpoints},
+          {"keep_hourly", p.keep_hourly},
+          {"keep_daily", p.keep_daily},
           {"migrate_on_overload", p.migrate_on_overload},
           {"recover_on_node_lost", p.recover_on_node_lost}};
 }
@@ -87,6 +89,8 @@ bool decode(const json& object, core::Policy& p) {
   fields.get("memory_for_ms", p.memory_for_ms);
   fields.get("health_failures", p.health_failures);
   fields.get("keep_checkpoints", p.keep_checkpoints);
+  fields.get("keep_hourly", p.keep_hourly);
+  fields.get("keep_daily", p.keep_daily);
   fields.get("migrate_on_overload", p.migrate_on_overload);
   fields.get("recover_on_node_lost", p.recover_on_node_lost);
   return fields.ok();

@@ -8,12 +8,20 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "control/verify.h"
 
 namespace baton::control {
 namespace {
 
 constexpr std::uint64_t kBytesPerSecond = 32u << 20;
 constexpr std::chrono::milliseconds kBetweenPasses{30'000};
+
+// When nothing else has come of it. Each time is a transaction.
+constexpr std::int64_t kRecordAgainAfterMs = 600'000;
+
+std::chrono::milliseconds pace(std::uint64_t bytes) {
+  return std::chrono::milliseconds(bytes * 1000 / kBytesPerSecond);
+}
 
 // Behind everything else that wants the disk or a processor.
 void lower_priority() {
@@ -40,18 +48,50 @@ void Scrubber::pause(std::chrono::milliseconds time, std::stop_token stop) {
 
 void Scrubber::pass(std::stop_token stop) {
   auto& checkpoints = loop_.stores().checkpoints;
-  auto hashes = checkpoints.list_shared_files();
-  if (!hashes) return spdlog::warn("scrubbing: {}", hashes.error().message());
-  for (const auto& hash : *hashes) {
+  const auto whole = read_shared_files(stop);
+  store::CheckpointStore::CheckOptions options;
+  // The link may be of another file than the one that is shared now.
+  options.skip = [&](const store::StoredFile& file, const std::filesystem::path& link) {
+    auto hash = store::shared_file_hash(file.path);
+    std::error_code absent;
+    return whole.contains(std::string(hash)) &&
+           std::filesystem::equivalent(link, checkpoints.shared_file(hash), absent);
+  };
+  options.pace = [&](std::uint64_t bytes) {
+    pause(pace(bytes), stop);
+    return stop.stop_requested() ? Status(fail(ErrorCode::Cancelled, "stopped")) : Status();
+  };
+  for (const auto& [job, number] : recorded_checkpoints(loop_)) {
+    auto verified = verify_checkpoint(loop_, job, number, options, kRecordAgainAfterMs);
     if (stop.stop_requested()) return;
+    if (!verified && verified.error().code() != ErrorCode::NotFound)
+      spdlog::warn("scrubbing: {}", verified.error().message());
+  }
+}
+
+// Those that are whole.
+std::set<std::string> Scrubber::read_shared_files(std::stop_token stop) {
+  std::set<std::string> whole;
+  auto& checkpoints = loop_.stores().checkpoints;
+  auto hashes = checkpoints.list_shared_files();
+  if (!hashes) {
+    spdlog::warn("scrubbing: {}", hashes.error().message());
+    return whole;
+  }
+  for (const auto& hash : *hashes) {
+    if (stop.stop_requested()) return whole;
     auto check = checkpoints.check_shared_file(hash);
     if (!check) {
       spdlog::warn("scrubbing: {}", check.error().message());
       continue;
     }
-    if (!check->damage.empty()) tell(*check);
-    pause(std::chrono::milliseconds(check->bytes * 1000 / kBytesPerSecond), stop);
+    if (check->damage.empty())
+      whole.insert(hash);
+    else
+      tell(*check);
+    pause(pace(check->bytes), stop);
   }
+  return whole;
 }
 
 void Scrubber::tell(const store::CheckpointStore::SharedFileCheck& check) {

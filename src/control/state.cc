@@ -84,6 +84,25 @@ Result<NodeId> State::find_node(const std::string& name) const {
                                                known_names(std::move(names), "nodes")));
 }
 
+Result<std::pair<JobId, CheckpointNumber>> State::find_checkpoint(
+    const v1::CheckpointRef& ref) const {
+  BATON_TRY(JobId job, find_job(ref.job().name_or_id()));
+  const auto& checkpoints = jobs.at(job).checkpoints;
+  CheckpointNumber number(ref.number());
+  if (number.value != 0 && checkpoints.contains(number)) return std::pair(job, number);
+  std::vector<std::string> numbers;
+  for (const auto& [other, info] : checkpoints) {
+    numbers.push_back(fmt::to_string(other.value));
+    if (ref.number() == 0 && !info.quarantined() && info.damage_size() == 0) number = other;
+  }
+  if (ref.number() == 0 && number.value != 0) return std::pair(job, number);
+  return fail(ErrorCode::NotFound,
+              fmt::format("job \"{}\" has no {}; {}", ref.job().name_or_id(),
+                          ref.number() ? fmt::format("checkpoint {}", ref.number())
+                                       : std::string("good checkpoint"),
+                          known_names(std::move(numbers), "checkpoints")));
+}
+
 v1::Job State::job_view(JobId id) const {
   v1::Job job;
   const core::JobRecord* record = core.find_job(id);
@@ -119,6 +138,17 @@ v1::Job State::job_view(JobId id) const {
   job.set_restarts(record->restarts);
   job.set_desired_stop(record->desired_stop);
   return job;
+}
+
+v1::Checkpoint State::checkpoint_view(JobId job, const v1::Checkpoint& info) const {
+  v1::Checkpoint view = info;
+  const core::JobRecord* record = core.find_job(job);
+  auto entry = jobs.find(job);
+  if (!record || !record->current || entry == jobs.end()) return view;
+  const auto& checkpoints = entry->second.checkpoints;
+  const bool newest = !checkpoints.empty() && checkpoints.rbegin()->first.value == info.number();
+  if (newest && info.node() == record->current->node.value) view.add_copies(info.node());
+  return view;
 }
 
 v1::Node State::node_view(const core::NodeView& view) const {

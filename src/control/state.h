@@ -42,7 +42,13 @@ struct State {
   Result<JobId> find_job(const std::string& name_or_id) const;
   Result<NodeId> find_node(const std::string& name) const;
 
+  // The job's checkpoint of that number; without one, the newest that is neither quarantined nor
+  // damaged. NotFound names what is missing.
+  Result<std::pair<JobId, CheckpointNumber>> find_checkpoint(const v1::CheckpointRef& ref) const;
+
   v1::Job job_view(JobId id) const;  // output lengths are the caller's to add
+  // With the nodes that have a copy: of the newest one, that on which the job still runs.
+  v1::Checkpoint checkpoint_view(JobId job, const v1::Checkpoint& info) const;
   v1::Node node_view(const core::NodeView& view) const;
 
   Changes::Job job_changes(const core::JobRecord& record, const JobEntry& entry) const;

@@ -128,6 +128,14 @@ Status check_job_name(std::string_view name) {
   return {};
 }
 
+Status check_pin_name(std::string_view name) {
+  if (is_name(name)) return {};
+  return bad(
+      "\"{}\" is not a name for a pin: 1 to 63 letters, digits, '_', '.' and '-', not beginning "
+      "with '-'",
+      name);
+}
+
 Status check_policy(const v1::Policy& policy) {
   if (policy.has_cpu_threshold())
     BATON_CHECK(check_fraction("the CPU threshold", policy.cpu_threshold()));
@@ -142,6 +150,10 @@ Status check_policy(const v1::Policy& policy) {
       (policy.keep_checkpoints() == 0 || policy.keep_checkpoints() > kMaxKeepCheckpoints))
     return bad("{} checkpoints to keep is not between 1 and {}", policy.keep_checkpoints(),
                kMaxKeepCheckpoints);
+  for (std::uint32_t kept : {policy.keep_hourly(), policy.keep_daily()})
+    if (kept > kMaxKeepCheckpoints)
+      return bad("{} hourly or daily checkpoints to keep are more than {}", kept,
+                 kMaxKeepCheckpoints);
   if (policy.has_health_failures() && policy.health_failures() == 0)
     return bad("0 failures of the health command would make every node fail");
   if (has_nul(policy.health_command())) return bad("the health command has a NUL byte in it");

@@ -80,6 +80,22 @@ void Cluster::Impl::on(const CheckpointRemoved& input) {
   refresh_protection(*job);
 }
 
+void Cluster::Impl::on(const CheckpointVerified& input) {
+  Job* job = find(input.job);
+  if (job == nullptr) return;
+  for (CheckpointFacts& facts : job->r.checkpoints) {
+    if (facts.number != input.number || facts.damaged == input.damaged) continue;
+    facts.damaged = input.damaged;
+    if (input.damaged) {
+      tell(event::kDamaged, job, {},
+           fmt::format("{}: checkpoint {} is damaged and will be tried last: {}", job->name(),
+                       input.number.value, input.damage),
+           input.number);
+    }
+    refresh_protection(*job);
+  }
+}
+
 void Cluster::Impl::checkpoint_done(Job& job, const OrderDone& done) {
   if (!job.checkpoint_asked) return;
   if (done.failure == FailureKind::Refused) set_unprotected(job, done.error, false);
@@ -110,7 +126,8 @@ void Cluster::Impl::set_unprotected(Job& job, const std::string& cause, bool pre
 }
 
 void Cluster::Impl::refresh_protection(Job& job) {
-  const bool is = job.r.unprotected_cause.empty() && newest_usable(job) != nullptr;
+  const CheckpointFacts* newest = newest_usable(job);
+  const bool is = job.r.unprotected_cause.empty() && newest != nullptr && !newest->damaged;
   if (is == job.r.is_protected) return;
   job.r.is_protected = is;
   save(job);
@@ -128,17 +145,19 @@ const CheckpointFacts* Cluster::Impl::checkpoint(const Job& job, CheckpointNumbe
 }
 
 const CheckpointFacts* Cluster::Impl::newest_usable(const Job& job) const {
-  const CheckpointFacts* fallback = nullptr;
+  const CheckpointFacts* failed = nullptr;
+  const CheckpointFacts* damaged = nullptr;
   for (auto it = job.r.checkpoints.rbegin(); it != job.r.checkpoints.rend(); ++it) {
     if (it->quarantined) continue;
     const auto failures = job.internal_failures.find(it->number);
-    if (failures == job.internal_failures.end() ||
-        failures->second < kInternalFailuresPerCheckpoint) {
-      return &*it;
-    }
+    const bool fails = failures != job.internal_failures.end() &&
+                       failures->second >= kInternalFailuresPerCheckpoint;
+    if (!it->damaged && !fails) return &*it;
+    const CheckpointFacts*& fallback = it->damaged ? damaged : failed;
     if (fallback == nullptr) fallback = &*it;
   }
-  return fallback;
+  // A node may still have a copy of one that is damaged in the store.
+  return failed != nullptr ? failed : damaged;
 }
 
 void Cluster::Impl::quarantine(Job& job, CheckpointNumber number, const std::string& cause) {

@@ -4,6 +4,7 @@
 namespace baton::core::event {
 
 inline constexpr const char* kJobSubmitted = "job-submitted";
+inline constexpr const char* kJobImported = "job-imported";
 inline constexpr const char* kJobPending = "job-pending";
 inline constexpr const char* kJobStarted = "job-started";
 inline constexpr const char* kJobExited = "job-exited";
@@ -15,6 +16,7 @@ inline constexpr const char* kUser = "user";  // what a user asked for
 inline constexpr const char* kCheckpoint = "checkpoint";
 inline constexpr const char* kCheckpointFailed = "checkpoint-failed";
 inline constexpr const char* kQuarantined = "checkpoint-quarantined";
+inline constexpr const char* kDamaged = "checkpoint-damaged";  // found by reading it
 inline constexpr const char* kProtected = "protected";
 inline constexpr const char* kUnprotected = "unprotected";
 inline constexpr const char* kDecide = "decide";           // a move begins, and why

@@ -204,6 +204,7 @@ class Cluster::Impl {
   void on(const CheckpointCommitted& input);
   void on(const CheckpointReported& input);
   void on(const CheckpointRemoved& input);
+  void on(const CheckpointVerified& input);
   void checkpoint_done(Job& job, const OrderDone& done);
   void finish_checkpoint(Job& job, CheckpointNumber number, FailureKind kind,
                          const std::string& error);
@@ -216,6 +217,8 @@ class Cluster::Impl {
 
   // ---- users.cc
   void on(const SubmitJob& input);
+  void on(const ImportJob& input);
+  Status check_new(const JobRecord& wanted) const;
   void on(const UserMigrate& input);
   void on(const UserRestore& input);
   void on(const UserCheckpoint& input);

@@ -79,6 +79,13 @@ struct CheckpointRemoved {
   JobId job;
   CheckpointNumber number;
 };
+// All its bytes were compared with their hashes.
+struct CheckpointVerified {
+  JobId job;
+  CheckpointNumber number;
+  bool damaged = false;
+  std::string damage;  // in one line
+};
 struct IncarnationExited {
   JobId job;
   Generation generation;
@@ -92,6 +99,12 @@ struct IncarnationExited {
 
 // `job` with the submitter's fields set. Id and name must be new.
 struct SubmitJob {
+  RequestId request = 0;
+  JobRecord job;
+};
+// A job that another cluster ran, with the checkpoints it left there and the submitter's fields.
+// Stopped until a user restores it.
+struct ImportJob {
   RequestId request = 0;
   JobRecord job;
 };
@@ -146,10 +159,11 @@ struct UncordonNode {
 
 struct Tick {};
 
-using Input = std::variant<NodeRegistered, Heartbeat, OrderDone, CheckpointCommitted,
-                           CheckpointReported, CheckpointRemoved, IncarnationExited, SubmitJob,
-                           UserMigrate, UserRestore, UserCheckpoint, UserStop, UserKill, RemoveJob,
-                           DrainNode, CordonNode, UncordonNode, Tick>;
+using Input =
+    std::variant<NodeRegistered, Heartbeat, OrderDone, CheckpointCommitted, CheckpointReported,
+                 CheckpointRemoved, CheckpointVerified, IncarnationExited, SubmitJob, ImportJob,
+                 UserMigrate, UserRestore, UserCheckpoint, UserStop, UserKill, RemoveJob, DrainNode,
+                 CordonNode, UncordonNode, Tick>;
 
 // ------------------------------------------------------------------ outputs: records
 // All of one apply() are saved in one transaction before any other output is executed.

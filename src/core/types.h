@@ -26,6 +26,8 @@ struct Policy {
   std::uint32_t memory_for_ms = 10'000;
   std::uint32_t health_failures = 3;
   std::uint32_t keep_checkpoints = 3;
+  std::uint32_t keep_hourly = 0;  // see retention.h
+  std::uint32_t keep_daily = 0;
   bool migrate_on_overload = true;
   bool recover_on_node_lost = true;
 };
@@ -136,6 +138,7 @@ struct CheckpointFacts {
   std::uint64_t output_bytes = 0;
   bool quarantined = false;
   bool preflighted = false;
+  bool damaged = false;  // did not verify: tried when there is no other
 };
 
 // One incarnation as an agent reports it. A report lists all that live on the node; an

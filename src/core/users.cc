@@ -24,19 +24,37 @@ std::unexpected<Error> wrong_state(const Job& job, std::string_view why) {
 
 }  // namespace
 
-void Cluster::Impl::on(const SubmitJob& input) {
-  const JobRecord& wanted = input.job;
+Status Cluster::Impl::check_new(const JobRecord& wanted) const {
   if (jobs_.contains(wanted.id)) {
-    return reply(input.request, fail(ErrorCode::AlreadyExists,
-                                     fmt::format("job {} exists already", wanted.id.value)));
+    return fail(ErrorCode::AlreadyExists, fmt::format("job {} exists already", wanted.id.value));
   }
   for (const auto& [id, job] : jobs_) {
     if (job.name() == wanted.name) {
-      return reply(input.request,
-                   fail(ErrorCode::AlreadyExists, fmt::format("a job named {} exists already ({})",
-                                                              job.name(), to_string(job.r.state))));
+      return fail(ErrorCode::AlreadyExists, fmt::format("a job named {} exists already ({})",
+                                                        job.name(), to_string(job.r.state)));
     }
   }
+  return {};
+}
+
+void Cluster::Impl::on(const ImportJob& input) {
+  if (Status status = check_new(input.job); !status) return reply(input.request, status);
+  Job job;
+  job.r = input.job;
+  job.r.state = JobState::Stopped;
+  job.r.reason = "imported; baton restore starts it from its checkpoint";
+  job.r.is_protected = newest_usable(job) != nullptr;
+  job.ever_ran = true;
+  job.arrived_at = now_;
+  Job& kept = jobs_.emplace(input.job.id, std::move(job)).first->second;
+  save(kept);
+  tell(event::kJobImported, &kept, {}, fmt::format("{}: imported", kept.name()));
+  reply(input.request, {});
+}
+
+void Cluster::Impl::on(const SubmitJob& input) {
+  const JobRecord& wanted = input.job;
+  if (Status status = check_new(wanted); !status) return reply(input.request, status);
   Job job;
   job.r = wanted;
   job.r.state = JobState::Pending;

@@ -128,7 +128,8 @@ constexpr Rule dump_rules[] = {
      "uses {1} on a mount that CRIU can't see (an overlay over an overlay, or one mounted by the "
      "job); put the node's data folder on a plain filesystem"},
     {"doesn't have a proper root mount", ErrorCode::Refused,
-     "a process lives in a mount namespace of its own, which can't be restored; run the job without "
+     "a process lives in a mount namespace of its own, which can't be restored; run the job "
+     "without "
      "containers, sandboxes or unshare --mount inside"},
     {"overmounted mounts.*path=(\\S+)", ErrorCode::Refused,
      "has {1} open, which another mount hides now"},

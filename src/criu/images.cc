@@ -3,11 +3,11 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
-#include <cstring>
 #include <map>
 #include <unordered_set>
 
 #include "criu/criu_images.pb.h"
+#include "criu/image_file.h"
 #include "sys/file.h"
 
 namespace baton::criu {
@@ -15,50 +15,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Magic numbers and the layout (two words of magic, then length-prefixed messages) are those of
-// CRIU's criu/include/magic.h and Documentation.
-constexpr std::uint32_t common_magic = 0x54564319;
-constexpr std::uint32_t files_magic = 0x56303138;
-constexpr std::uint32_t pstree_magic = 0x50273030;
-constexpr std::uint32_t remap_magic = 0x59133954;
-constexpr std::uint32_t mm_magic = 0x57492820;
-constexpr std::uint64_t image_bytes_max = 256u << 20;
-
-template <typename Entry>
-Result<std::vector<Entry>> read_entries(const fs::path& path, std::uint32_t magic) {
-  auto read = sys::read_file(path, image_bytes_max);
-  if (!read) return fail(ErrorCode::Damaged, read.error().message());
-  const std::string& content = *read;
-  auto damaged = [&] {
-    return fail(ErrorCode::Damaged, fmt::format("{} is not a whole CRIU image", path.string()));
-  };
-  auto word = [&](std::size_t at) {
-    std::uint32_t value = 0;
-    std::memcpy(&value, content.data() + at, sizeof value);
-    return value;
-  };
-  if (content.size() < 8 || word(0) != common_magic || word(4) != magic) return damaged();
-  std::vector<Entry> entries;
-  for (std::size_t at = 8; at < content.size();) {
-    if (content.size() - at < 4) return damaged();
-    std::size_t size = word(at);
-    at += 4;
-    if (content.size() - at < size) return damaged();
-    Entry entry;
-    if (!entry.ParseFromArray(content.data() + at, static_cast<int>(size))) return damaged();
-    entries.push_back(std::move(entry));
-    at += size;
-  }
-  return entries;
-}
-
 template <typename Entry>
 Status write_entries(const fs::path& path, std::uint32_t magic, const std::vector<Entry>& entries) {
   std::string content;
   auto add_word = [&](std::uint32_t value) {
     content.append(reinterpret_cast<const char*>(&value), sizeof value);
   };
-  add_word(common_magic);
+  add_word(kCommonMagic);
   add_word(magic);
   for (const auto& entry : entries) {
     std::string bytes = entry.SerializeAsString();
@@ -69,27 +32,17 @@ Status write_entries(const fs::path& path, std::uint32_t magic, const std::vecto
   return sys::write_all(file.get(), content);
 }
 
-// Names for fd_types of CRIU's fdinfo.proto.
-const char* kind_name(std::uint32_t type) {
-  static constexpr const char* names[] = {
-      nullptr,    "file",           "pipe",      "fifo",     "inet-socket",   "unix-socket",
-      "eventfd",  "epoll",          "inotify",   "signalfd", "packet-socket", "tty",
-      "fanotify", "netlink-socket", "namespace", "tun",      "external",      "timerfd",
-      "memfd",    "bpf-map",        "pidfd"};
-  return type < std::size(names) ? names[type] : "unknown";
-}
-
 Status add_files(const fs::path& directory, ImageSummary& summary) {
-  BATON_TRY(auto files, read_entries<criu_images::FileEntry>(directory / "files.img", files_magic));
+  BATON_TRY(auto files, read_entries<criu_images::FileEntry>(directory / "files.img", kFilesMagic));
   std::unordered_set<std::uint32_t> deleted;
   if (fs::exists(directory / "remap-fpath.img")) {
     BATON_TRY(auto remaps,
-              read_entries<criu_images::RemapEntry>(directory / "remap-fpath.img", remap_magic));
+              read_entries<criu_images::RemapEntry>(directory / "remap-fpath.img", kRemapMagic));
     for (const auto& remap : remaps) deleted.insert(remap.orig_id());
     summary.features.insert("deleted-file");
   }
   for (const auto& file : files) {
-    if (const char* kind = kind_name(file.type())) summary.features.insert(kind);
+    if (const char* kind = file_kind(file.type())) summary.features.insert(kind);
     if (file.has_isk())
       summary.features.insert(fmt::format("inet-socket-{}-{}-{}", file.isk().family(),
                                           file.isk().type(), file.isk().state()));
@@ -104,7 +57,7 @@ Status add_files(const fs::path& directory, ImageSummary& summary) {
 Status add_mappings(const fs::path& directory, pid_t pid, ImageSummary& summary) {
   fs::path path = directory / fmt::format("mm-{}.img", pid);
   if (!fs::exists(path)) return {};  // a zombie
-  BATON_TRY(auto spaces, read_entries<criu_images::MmEntry>(path, mm_magic));
+  BATON_TRY(auto spaces, read_entries<criu_images::MmEntry>(path, kMmMagic));
   // VMA_* of CRIU's criu/include/image.h.
   static const std::map<int, const char*> kinds = {
       {6, "private-file-mapping"}, {7, "shared-file-mapping"}, {8, "shared-memory"},
@@ -140,17 +93,17 @@ bool mend_timer(criu_images::Timerfd& timer) {
 
 Status mend_timers(const fs::path& directory) {
   fs::path path = directory / "files.img";
-  BATON_TRY(auto files, read_entries<criu_images::FileEntry>(path, files_magic));
+  BATON_TRY(auto files, read_entries<criu_images::FileEntry>(path, kFilesMagic));
   bool changed = false;
   for (auto& file : files)
     if (file.has_tfd()) changed |= mend_timer(*file.mutable_tfd());
-  return changed ? write_entries(path, files_magic, files) : Status{};
+  return changed ? write_entries(path, kFilesMagic, files) : Status{};
 }
 
 Result<ImageSummary> summarize_images(const fs::path& directory) {
   ImageSummary summary;
   BATON_TRY(auto tree,
-            read_entries<criu_images::PstreeEntry>(directory / "pstree.img", pstree_magic));
+            read_entries<criu_images::PstreeEntry>(directory / "pstree.img", kPstreeMagic));
   for (const auto& entry : tree) {
     ImageProcess process{static_cast<pid_t>(entry.pid()), static_cast<pid_t>(entry.ppid()), {}};
     for (auto thread : entry.threads()) process.threads.push_back(static_cast<pid_t>(thread));

@@ -17,12 +17,30 @@ namespace {
 constexpr const char* kIncoming = ".incoming";
 constexpr const char* kShared = "shared";
 constexpr std::uint64_t kMaxManifestBytes = 64u << 20;
+constexpr std::size_t kReadPartBytes = 256 << 10;
 
 std::optional<std::uint64_t> parse_number(const std::string& name) {
   std::uint64_t value = 0;
   auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), value);
   if (error != std::errc() || end != name.data() + name.size() || name.empty()) return std::nullopt;
   return value;
+}
+
+std::string prefix_of(JobId job, CheckpointNumber number) {
+  return fmt::format("checkpoint {} of job {}: ", number, job);
+}
+
+// Of files that go when this folder goes.
+std::uint64_t unshared_bytes(const fs::path& folder) {
+  std::uint64_t bytes = 0;
+  std::error_code error;
+  for (fs::recursive_directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    struct stat info {};
+    if (::lstat(entry->path().c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_nlink == 1)
+      bytes += static_cast<std::uint64_t>(info.st_size);
+  }
+  return bytes;
 }
 
 Result<std::vector<std::uint64_t>> numbered_entries(const fs::path& folder) {
@@ -81,8 +99,8 @@ std::vector<std::string> CheckpointStore::missing_shared_files(
   return missing;
 }
 
-Result<std::unique_ptr<Upload>> CheckpointStore::begin_upload(JobId job) {
-  std::unique_ptr<Upload> upload(new Upload(*this, job, incoming_directory()));
+Result<std::unique_ptr<Upload>> CheckpointStore::begin_upload(JobId job, Sharing sharing) {
+  std::unique_ptr<Upload> upload(new Upload(*this, job, incoming_directory(), sharing));
   BATON_CHECK_CTX(sys::make_directories(upload->directory_, 0700), "begin an upload");
   return upload;
 }
@@ -164,8 +182,39 @@ Result<std::vector<CheckpointStore::Key>> CheckpointStore::holders(const fs::pat
 Status CheckpointStore::verify(JobId job, CheckpointNumber number) {
   BATON_TRY(auto reader, open_reader(job, number));
   for (const auto& file : reader->manifest().files)
-    BATON_CHECK(reader->read(file, 256 << 10, [](std::string_view, bool) { return Status(); }));
+    BATON_CHECK(
+        reader->read(file, kReadPartBytes, [](std::string_view, bool) { return Status(); }));
   return {};
+}
+
+Result<CheckpointStore::CheckpointCheck> CheckpointStore::check(JobId job, CheckpointNumber number,
+                                                                const CheckOptions& options) {
+  CheckpointCheck check;
+  auto note = [&](const Error& error) {
+    std::string what = error.message();
+    const std::string prefix = prefix_of(job, number);
+    if (what.starts_with(prefix)) what.erase(0, prefix.size());
+    check.damage.push_back(std::move(what));
+  };
+  auto reader = open_reader(job, number);
+  if (!reader && reader.error().code() == ErrorCode::NotFound) return fail(reader.error());
+  if (!reader) {
+    note(reader.error());
+    return check;
+  }
+  for (const auto& file : (*reader)->manifest().files) {
+    ++check.files;
+    check.bytes += file.size;
+    if (options.skip && options.skip(file, directory(job, number) / file.path)) continue;
+    Status paced;
+    Status status = (*reader)->read(file, kReadPartBytes, [&](std::string_view data, bool) {
+      if (options.pace) paced = options.pace(data.size());
+      return paced;
+    });
+    BATON_CHECK(paced);
+    if (!status) note(status.error());
+  }
+  return check;
 }
 
 Status CheckpointStore::remove(JobId job, CheckpointNumber number) {
@@ -194,7 +243,9 @@ Status CheckpointStore::remove_now(const Key& key) {
     if (errno == ENOENT) return {};
     return fail_errno(fmt::format("remove {}", path.string()));
   }
+  const std::uint64_t bytes = unshared_bytes(aside);
   BATON_CHECK(sys::remove_tree(aside));
+  freed_bytes_ += bytes;
   return collect_shared_files(shared);
 }
 
@@ -218,8 +269,14 @@ Status CheckpointStore::collect_shared_files(const std::vector<std::string>& has
     if (::lstat(shared.c_str(), &info) != 0 || info.st_nlink > 1) continue;
     if (::unlink(shared.c_str()) != 0 && errno != ENOENT)
       return fail_errno(fmt::format("remove {}", shared.string()));
+    freed_bytes_ += static_cast<std::uint64_t>(info.st_size);
   }
   return {};
+}
+
+bool CheckpointStore::is_being_removed(JobId job, CheckpointNumber number) const {
+  std::lock_guard lock(mutex_);
+  return removals_put_off_.contains(Key(job, number));
 }
 
 void CheckpointStore::unpin(const Key& key) {
@@ -247,7 +304,7 @@ Reader::~Reader() { store_.unpin(key_); }
 
 Error Reader::damaged(std::string_view path, std::string_view why) const {
   return Error(ErrorCode::Damaged,
-               fmt::format("checkpoint {} of job {}: {}: {}", key_.second, key_.first, path, why));
+               fmt::format("{}{}: {}", prefix_of(key_.first, key_.second), path, why));
 }
 
 Status Reader::read(const StoredFile& file, std::size_t part_bytes, const Sink& sink) const {

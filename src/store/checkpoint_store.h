@@ -11,6 +11,7 @@
 // Thread-safe; an Upload or a Reader is used by one thread. The store outlives both.
 #pragma once
 
+#include <atomic>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -46,7 +47,10 @@ class CheckpointStore {
   // Those of `hashes` that have to be sent.
   std::vector<std::string> missing_shared_files(const std::vector<std::string>& hashes) const;
 
-  Result<std::unique_ptr<Upload>> begin_upload(JobId job);
+  // With Sharing::None its files are offered to no other checkpoint: hashes are no defence against
+  // someone who makes up content that has the hash of another.
+  enum class Sharing { All, None };
+  Result<std::unique_ptr<Upload>> begin_upload(JobId job, Sharing sharing = Sharing::All);
 
   // What is on disk under a number, whole or not.
   Result<std::vector<std::pair<JobId, CheckpointNumber>>> list() const;
@@ -56,6 +60,21 @@ class CheckpointStore {
   Result<std::unique_ptr<Reader>> open_reader(JobId job, CheckpointNumber number);
   // Reads everything. Damaged: names the first file that is missing or wrong.
   Status verify(JobId job, CheckpointNumber number);
+
+  // Reads everything and says all that is wrong.
+  struct CheckpointCheck {
+    std::uint64_t files = 0;
+    std::uint64_t bytes = 0;
+    std::vector<std::string> damage;  // "packs/…: its checksum is wrong", one for each file
+  };
+  struct CheckOptions {
+    // True for what need not be read, because it has just been found whole. `link`: where it lies.
+    std::function<bool(const StoredFile& file, const fs::path& link)> skip;
+    // Told of the bytes that were read; an error ends it.
+    std::function<Status(std::uint64_t bytes)> pace;
+  };
+  // NotFound: it is being removed. Else only an error of `pace`.
+  Result<CheckpointCheck> check(JobId job, CheckpointNumber number, const CheckOptions& options);
 
   // The hashes of all shared files.
   Result<std::vector<std::string>> list_shared_files() const;
@@ -73,7 +92,15 @@ class CheckpointStore {
   Status remove_job(JobId job);
 
   fs::path directory(JobId job, CheckpointNumber number) const;
+  fs::path shared_file(std::string_view hash) const;
+  const fs::path& root() const { return root_; }
   std::uint64_t free_bytes() const;
+  // What removals have given back to the disk since the store was opened.
+  std::uint64_t freed_bytes() const { return freed_bytes_; }
+  // Removed, but for a Reader that still has it.
+  bool is_being_removed(JobId job, CheckpointNumber number) const;
+  // Removes those of these shared files to which no checkpoint links.
+  Status collect_shared_files(const std::vector<std::string>& hashes);
 
  private:
   friend class Upload;
@@ -83,11 +110,9 @@ class CheckpointStore {
   CheckpointStore(fs::path root, StoreOptions options);
   fs::path job_directory(JobId job) const;
   fs::path incoming_directory();
-  fs::path shared_file(std::string_view hash) const;
   void observe(std::string_view step, const fs::path& path) const;
   Status remove_now(const Key& key);
   Result<std::vector<Key>> holders(const fs::path& shared) const;
-  Status collect_shared_files(const std::vector<std::string>& hashes);
   void unpin(const Key& key);
 
   const fs::path root_;
@@ -96,6 +121,7 @@ class CheckpointStore {
   std::map<Key, int> pins_;
   std::set<Key> removals_put_off_;
   std::uint64_t next_incoming_ = 1;
+  std::atomic<std::uint64_t> freed_bytes_ = 0;
 };
 
 // A published checkpoint, readable file by file.

@@ -64,6 +64,9 @@ class PackWriter {
   bool compress_ = true;
 };
 
+// The number of pages in a pack, from its foot alone. Damaged: it has none.
+Result<std::uint32_t> read_pack_pages(const std::filesystem::path& path);
+
 // Reads a pack that may be damaged or made by an enemy: no figure in it is believed before it was
 // checked, and every page handed out has the content that its hash names.
 class PackReader {

@@ -17,6 +17,20 @@ constexpr std::size_t kExtentBytes = kExtentPages * kPageBytes;
 
 }  // namespace
 
+Result<std::uint32_t> read_pack_pages(const std::filesystem::path& path) {
+  BATON_TRY(Fd file, sys::open_file(path, O_RDONLY | O_NOFOLLOW));
+  struct stat info {};
+  if (::fstat(file.get(), &info) != 0) return fail_errno(path.string());
+  const auto size = static_cast<std::uint64_t>(info.st_size);
+  Foot foot;
+  if (size >= sizeof foot)
+    BATON_CHECK_CTX(sys::pread_all(file.get(), &foot, sizeof foot, size - sizeof foot),
+                    path.string());
+  if (size < sizeof foot || foot.magic != kFootMagic || foot.pages > kPackPagesMax)
+    return fail(ErrorCode::Damaged, fmt::format("pack {}: cut short", path.string()));
+  return foot.pages;
+}
+
 struct PackReader::Extents {
   std::vector<Extent> all;
 };

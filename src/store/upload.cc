@@ -15,8 +15,13 @@ constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 44;
 
 }  // namespace
 
-Upload::Upload(CheckpointStore& store, JobId job, fs::path directory)
-    : store_(store), job_(job), directory_(std::move(directory)), folders_{directory_} {}
+Upload::Upload(CheckpointStore& store, JobId job, fs::path directory,
+               CheckpointStore::Sharing sharing)
+    : store_(store),
+      job_(job),
+      directory_(std::move(directory)),
+      sharing_(sharing),
+      folders_{directory_} {}
 
 Upload::~Upload() {
   {
@@ -188,7 +193,7 @@ Status Upload::publish(CheckpointNumber number, const std::string& info_json) {
   store_.observe("sync-file", directory_ / kManifestName);
   BATON_CHECK(sync_folders());
   BATON_CHECK(fault("store.before_rename"));
-  publish_shared_files();
+  if (sharing_ == CheckpointStore::Sharing::All) publish_shared_files();
   fs::path folder = store_.job_directory(job_);
   BATON_CHECK(sys::make_directories(folder, 0700));
   fs::path target = store_.directory(job_, number);

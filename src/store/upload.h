@@ -48,7 +48,7 @@ class Upload {
     fs::path path;
   };
 
-  Upload(CheckpointStore& store, JobId job, fs::path directory);
+  Upload(CheckpointStore& store, JobId job, fs::path directory, CheckpointStore::Sharing sharing);
   Status check_new(const std::string& path, std::uint64_t size);
   Status make_parents(const std::string& path);
   void enqueue_sync(ToSync item);
@@ -60,6 +60,7 @@ class Upload {
   CheckpointStore& store_;
   const JobId job_;
   const fs::path directory_;
+  const CheckpointStore::Sharing sharing_;
   bool published_ = false;
   std::vector<StoredFile> files_;
   std::set<std::string> paths_;

@@ -123,7 +123,8 @@ class FakeAgent {
   }
 
   Result<std::uint64_t> upload(std::uint64_t job, std::uint64_t generation,
-                               std::uint64_t output_bytes, const Files& files, bool hold = false) {
+                               std::uint64_t output_bytes, const Files& files, bool hold = false,
+                               std::int64_t taken_wall_ms = 0) {
     grpc::ClientContext context;
     v1::UploadReply reply;
     auto stream = stub_->UploadCheckpoint(&context, &reply);
@@ -133,6 +134,7 @@ class FakeAgent {
     part.mutable_header()->set_hold(hold);
     part.mutable_header()->mutable_info()->set_output_bytes(output_bytes);
     part.mutable_header()->mutable_info()->set_criu_version("4.2.1");
+    part.mutable_header()->mutable_info()->set_taken_wall_ms(taken_wall_ms);
     stream->Write(part);
     for (const auto& [path, data] : files) {
       v1::FilePart& file = *part.mutable_file();

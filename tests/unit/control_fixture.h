@@ -27,6 +27,7 @@ class ControllerTest : public testing::Test {
     controller_ = std::move(*started);
     address_ = "unix:" + controller_->socket();
     api_ = v1::Api::NewStub(*wire::open_channel(address_));
+    store_ = v1::Store::NewStub(*wire::open_channel(address_));
   }
   virtual ControllerOptions options() const {
     ControllerOptions options;
@@ -39,14 +40,16 @@ class ControllerTest : public testing::Test {
     start();
   }
 
-  template <typename Request, typename Reply>
-  Result<Reply> call(grpc::Status (v1::Api::Stub::*method)(grpc::ClientContext*, const Request&,
-                                                           Reply*),
+  template <typename Stub, typename Request, typename Reply>
+  Result<Reply> call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Reply*),
                      const std::type_identity_t<Request>& request) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
     Reply reply;
-    BATON_CHECK(wire::check(((*api_).*method)(&context, request, &reply)));
+    if constexpr (std::is_same_v<Stub, v1::Store::Stub>)
+      BATON_CHECK(wire::check(((*store_).*method)(&context, request, &reply)));
+    else
+      BATON_CHECK(wire::check(((*api_).*method)(&context, request, &reply)));
     return reply;
   }
   static v1::JobSpec spec(const std::string& name, const std::string& node = "") {
@@ -129,6 +132,7 @@ class ControllerTest : public testing::Test {
   std::unique_ptr<Controller> controller_;
   std::string address_;
   std::unique_ptr<v1::Api::Stub> api_;
+  std::unique_ptr<v1::Store::Stub> store_;
 };
 
 }  // namespace baton::control

@@ -9,6 +9,7 @@
 
 #include "fakes/temp_dir.h"
 #include "store/hash.h"
+#include "store/inventory.h"
 #include "store/upload.h"
 #include "sys/file.h"
 
@@ -240,6 +241,90 @@ TEST_F(StoreTest, RemovalWaitsForAReader) {
   }
   EXPECT_TRUE(store_->list()->empty());
   EXPECT_FALSE(fs::exists(path(1, "")));
+}
+
+TEST_F(StoreTest, ACheckNamesEverythingThatIsWrong) {
+  const std::string pack = "packs/" + hash_bytes("pages");
+  ASSERT_TRUE(publish(*store_, 1, {{pack, "pages"}, {"images/a", "aaaa"}, {"images/b", "b"}}));
+  auto check = store_->check(kJob, CheckpointNumber(1), {});
+  ASSERT_TRUE(check) << check.error().message();
+  EXPECT_EQ(check->files, 3u);
+  EXPECT_EQ(check->bytes, 10u);
+  EXPECT_TRUE(check->damage.empty());
+  std::ofstream(path(1, "images/a")) << "aaab";
+  fs::remove(path(1, pack));
+  check = store_->check(kJob, CheckpointNumber(1), {});
+  EXPECT_EQ(check->damage,
+            (std::vector<std::string>{"images/a: its checksum is wrong", pack + ": missing"}));
+  std::uint64_t read = 0;
+  CheckpointStore::CheckOptions options;
+  options.skip = [&](const StoredFile& file, const fs::path& link) {
+    EXPECT_EQ(link, path(1, file.path));
+    return file.path != "images/b";
+  };
+  options.pace = [&](std::uint64_t bytes) {
+    read += bytes;
+    return Status();
+  };
+  EXPECT_TRUE(store_->check(kJob, CheckpointNumber(1), options)->damage.empty());
+  EXPECT_EQ(read, 1u);
+  options.pace = [](std::uint64_t) { return Status(fail(ErrorCode::Cancelled, "enough")); };
+  EXPECT_EQ(store_->check(kJob, CheckpointNumber(1), options).error().code(), ErrorCode::Cancelled);
+  fs::remove_all(path(1, ""));
+  EXPECT_EQ(store_->check(kJob, CheckpointNumber(1), {})->damage,
+            (std::vector<std::string>{"manifest.json: missing"}));
+}
+
+TEST_F(StoreTest, OrphansAreFoundAndFigureInNothing) {
+  const std::string pack = "packs/" + hash_bytes("pages");
+  ASSERT_TRUE(publish(*store_, 1, {{pack, "pages"}, {"tree-0.tar", "tree"}}));
+  {
+    auto upload = store_->begin_upload(kJob);
+    ASSERT_TRUE((*upload)->link_shared_file(pack, 5, 0644));
+    ASSERT_TRUE((*upload)->publish(CheckpointNumber(2), "{}"));
+  }
+  const std::set<CheckpointKey> recorded = {{kJob, CheckpointNumber(1)},
+                                            {kJob, CheckpointNumber(2)}};
+  EXPECT_TRUE(find_orphans(*store_, recorded)->empty());
+  const StoreStats stats = measure(*store_, recorded);
+  EXPECT_EQ(stats.checkpoints, 2u);
+  EXPECT_EQ(stats.kinds.at("memory pages").files, 1u);
+  EXPECT_EQ(stats.kinds.at("memory pages").stored_bytes, 5u);
+  EXPECT_EQ(stats.kinds.at("memory pages").logical_bytes, 10u);
+  EXPECT_EQ(stats.kinds.at("private files").stored_bytes, 4u);
+
+  ASSERT_TRUE(publish(*store_, 3, {{"a", "nobody's"}}));
+  fs::create_directories(directory_.path() / "checkpoints/notes");
+  std::ofstream(directory_.path() / "checkpoints/notes/a") << "someone's";
+  std::ofstream(directory_.path() / "shared" / std::string(32, 'a')) << "alone";
+  std::map<std::string, std::uint64_t> found;
+  const auto orphans = find_orphans(*store_, recorded);
+  ASSERT_TRUE(orphans);
+  for (const Orphan& orphan : *orphans) {
+    found[orphan.path] = orphan.bytes;
+    EXPECT_EQ(orphan.kind == Orphan::Kind::Foreign, orphan.path == "checkpoints/notes");
+  }
+  EXPECT_EQ(found.size(), 3u);
+  EXPECT_TRUE(found.contains("checkpoints/7/3"));
+  EXPECT_EQ(found.at("checkpoints/notes"), 9u);
+  EXPECT_EQ(found.at("shared/" + std::string(32, 'a')), 5u);
+}
+
+TEST_F(StoreTest, RemovalSaysWhatItGaveBack) {
+  const std::string pack = "packs/" + hash_bytes("pages");
+  ASSERT_TRUE(publish(*store_, 1, {{pack, "pages"}, {"a", "1234"}}));
+  const std::uint64_t manifest = fs::file_size(path(1, "manifest.json"));
+  ASSERT_TRUE(store_->remove(kJob, CheckpointNumber(1)));
+  EXPECT_EQ(store_->freed_bytes(), 9 + manifest);
+}
+
+TEST_F(StoreTest, WhatIsNotToBeSharedIsNot) {
+  const std::string pack = "packs/" + hash_bytes("pages");
+  auto upload = store_->begin_upload(kJob, CheckpointStore::Sharing::None);
+  ASSERT_TRUE(add_file(**upload, pack, "pages"));
+  ASSERT_TRUE((*upload)->publish(CheckpointNumber(1), "{}"));
+  EXPECT_EQ(store_->missing_shared_files({hash_bytes("pages")}).size(), 1u);
+  EXPECT_TRUE(store_->verify(kJob, CheckpointNumber(1)));
 }
 
 // In a child with a mount namespace of its own, on a disk of one megabyte.

@@ -32,8 +32,12 @@ void add_checkpoints(Program& program) {
   auto options = std::make_shared<Options>();
   auto* command = add_command(
       program, "checkpoints",
-      "List the checkpoints the controller keeps of a job. One that failed to restore is "
-      "quarantined: kept for a look, never used again.");
+      "List the checkpoints the controller keeps of a job. SIZE is what it holds, NEW what the "
+      "store had not before; WHERE names the node that has a copy, too, if that is known; VERIFIED "
+      "is when all its bytes were last compared with their hashes, by `baton verify` or by the "
+      "controller on its rounds.\n\nOne that failed to restore is quarantined: kept for a look, "
+      "never used again. One that is damaged is tried when there is no other. How many are kept: "
+      "`baton run --policy keep_checkpoints=N`, and `baton pin`.");
   command->add_option("JOB", options->job, "Name or id.")->required();
   command->add_flag("--json", options->json, "As JSON.");
   on(program, command, [options](Session& session) { return checkpoints(session, *options); });

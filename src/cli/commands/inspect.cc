@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "base/clock.h"
+#include "cli/checkpoint_ref.h"
 #include "cli/commands/commands.h"
 #include "cli/describe.h"
 #include "cli/session.h"
@@ -13,6 +14,7 @@ namespace {
 
 struct Options {
   std::string job;
+  bool show_env = false;
   bool json = false;
 };
 
@@ -103,6 +105,48 @@ Result<int> inspect(Session& session, const Options& options) {
   return 0;
 }
 
+void print_process(const v1::ImageProcess& process, bool show_env) {
+  std::string threads;
+  for (const auto thread : process.threads()) threads += fmt::format(" {}", thread);
+  fmt::print("\nProcess {} ({}), parent {}, {} of memory\n", process.pid(), process.command(),
+             process.parent(), format_size(process.memory_bytes()));
+  if (process.threads_size() > 1) fmt::print("  threads{}\n", threads);
+  for (const v1::ImageVariable& variable : process.environment())
+    fmt::print("  env {}={}\n", variable.name(),
+               show_env ? format_word(variable.value()) : std::string("..."));
+  for (const v1::ImageDescriptor& descriptor : process.descriptors())
+    fmt::print("  fd {} {} {}\n", descriptor.fd(), descriptor.kind(), descriptor.what());
+  for (const v1::ImageMapping& mapping : process.mappings())
+    fmt::print("  {:012x}-{:012x} {} {}\n", mapping.start(), mapping.end(), mapping.access(),
+               mapping.what());
+  if (process.left_out()) fmt::print("  ... and {} more lines\n", process.left_out());
+}
+
+Result<int> inspect_checkpoint(Session& session, const Options& options,
+                               const v1::CheckpointRef& ref) {
+  v1::InspectRequest request;
+  *request.mutable_checkpoint() = ref;
+  request.set_show_env(options.show_env);
+  BATON_TRY(const v1::CheckpointImage image, session.call_long(&v1::Store::Stub::Inspect, request));
+  if (options.json) {
+    print_json(to_json(image));
+    return 0;
+  }
+  const v1::Checkpoint& info = image.info();
+  line("Checkpoint", std::to_string(info.number()));
+  line("Taken",
+       fmt::format("{} on {} ({})", format_date(info.taken_wall_ms()), info.node(), info.cause()));
+  line("Size", fmt::format("{}, of which {} were new", format_size(info.size_bytes()),
+                           format_size(info.new_bytes())));
+  line("Status", describe_quality(info));
+  line("Memory", info.memory());
+  line("CRIU", info.criu_version());
+  for (const v1::ImageProcess& process : image.processes())
+    print_process(process, options.show_env);
+  if (image.left_out()) fmt::print("\n... and {} more processes\n", image.left_out());
+  return 0;
+}
+
 }  // namespace
 
 void add_inspect(Program& program) {
@@ -110,10 +154,24 @@ void add_inspect(Program& program) {
   auto* command =
       add_command(program, "inspect",
                   "Show everything about a job: its state, why it is unprotected and the cure, its "
-                  "moves with their timings, its checkpoints, and the last error with CRIU's log.");
-  command->add_option("JOB", options->job, "Name or id.")->required();
+                  "moves with their timings, its checkpoints, and the last error with CRIU's "
+                  "log.\n\nWith JOB@NUMBER what is in that checkpoint: processes, threads, "
+                  "environment, descriptors and mappings, as CRIU's images at the controller have "
+                  "them. The job itself is not touched.");
+  command->add_option("JOB[@NUMBER]", options->job, "Name or id; @NUMBER: one of its checkpoints.")
+      ->required();
+  command->add_flag("--show-env", options->show_env,
+                    "Of a checkpoint: show the values of environment variables, too, which may be "
+                    "secrets. Default: their names alone.");
   command->add_flag("--json", options->json, "As JSON.");
-  on(program, command, [options](Session& session) { return inspect(session, *options); });
+  command->callback([&program, options] {
+    auto ref = parse_checkpoint(options->job);
+    if (!ref) throw CLI::ValidationError("inspect: " + ref.error().message(), kExitUsage);
+    run_command(program, [&](Session& session) {
+      return ref->number() ? inspect_checkpoint(session, *options, *ref)
+                           : inspect(session, *options);
+    });
+  });
 }
 
 }  // namespace baton::cli

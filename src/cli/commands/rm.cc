@@ -22,8 +22,9 @@ void add_rm(Program& program) {
   auto jobs = std::make_shared<std::vector<std::string>>();
   auto* command = add_command(
       program, "rm",
-      "Remove jobs that have ended, with their output and all their checkpoints, for good. A "
-      "running job is refused: stop or kill it first.");
+      "Remove jobs that have ended, with their output and all their checkpoints, for good. Pinned "
+      "checkpoints go as well: export what is to stay. A running job is refused: stop or kill it "
+      "first.");
   command->add_option("JOB", *jobs, "Names or ids.")->required();
   on(program, command, [jobs](Session& session) { return rm(session, *jobs); });
 }

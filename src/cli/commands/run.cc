@@ -101,7 +101,9 @@ void add_run(Program& program) {
   command
       ->add_option("--policy", spec.policy,
                    "KEY=VALUE over the cluster's policy, for this job alone: cpu_threshold=0.9, "
-                   "keep_checkpoints=5, migrate_on_overload=false ... May be repeated.")
+                   "keep_checkpoints=5, keep_hourly=24 and keep_daily=7 (besides the newest 5, the "
+                   "newest of each of the last 24 hours and 7 days that have one, in UTC), "
+                   "migrate_on_overload=false ... May be repeated.")
       ->allow_extra_args(false);
   command->add_flag("-d,--detach", options->detach, "Print its name and return at once.");
   command->add_flag("--live", options->live, "Show output before a checkpoint covers it.");

@@ -1,0 +1,89 @@
+#include "control/checkpoint_memory.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "sys/file.h"
+
+namespace baton::control {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::uint64_t kMaxMapBytes = 1u << 30;
+constexpr std::uint64_t kPage = store::kPageBytes;
+
+}  // namespace
+
+Result<CheckpointMemory> CheckpointMemory::open(const fs::path& checkpoint, std::uint32_t pid) {
+  CheckpointMemory memory;
+  memory.checkpoint_ = checkpoint;
+  const fs::path dumped = criu::pagemap_path(checkpoint / "images", pid);
+  if (fs::exists(dumped)) {
+    BATON_TRY(memory.dumped_, criu::read_pagemap(dumped));
+  }
+  const fs::path tracked = checkpoint / fmt::format("memory/{}.map", pid);
+  if (fs::exists(tracked)) {
+    BATON_TRY(std::string bytes, sys::read_file(tracked, kMaxMapBytes));
+    BATON_TRY(memory.tracked_, store::decode_page_map(bytes));
+  }
+  return memory;
+}
+
+std::uint64_t CheckpointMemory::bytes() const {
+  std::uint64_t pages = tracked_.pages();
+  for (const auto& run : dumped_.runs)
+    if (run.flags & criu::pagemap_present) pages += run.pages;
+  return pages * kPage;
+}
+
+Result<std::string> CheckpointMemory::read(std::uint64_t start, std::uint64_t end) {
+  std::string bytes;
+  char page[kPage];
+  for (std::uint64_t at = start; at < end;) {
+    const std::uint64_t skip = at % kPage;
+    BATON_TRY(const bool there, read_page(at - skip, page));
+    if (!there) break;
+    const std::uint64_t count = std::min(kPage - skip, end - at);
+    bytes.append(page + skip, count);
+    at += count;
+  }
+  return bytes;
+}
+
+// Where CRIU dumped a page, that is the one; else the tracked one.
+Result<bool> CheckpointMemory::read_page(std::uint64_t address, char* page) {
+  std::uint64_t before = 0;
+  for (const auto& run : dumped_.runs) {
+    if (!(run.flags & criu::pagemap_present)) continue;
+    if (run.address <= address && address < run.end()) {
+      const fs::path path = criu::pages_path(checkpoint_ / "images", dumped_.pages_id);
+      BATON_TRY(Fd file, sys::open_file(path, O_RDONLY | O_NOFOLLOW));
+      BATON_CHECK_CTX(
+          sys::pread_all(file.get(), page, kPage, before * kPage + (address - run.address)),
+          path.string());
+      return true;
+    }
+    before += run.pages;
+  }
+  for (const auto& run : tracked_.runs) {
+    if (address < run.address || address >= run.address + run.pages * kPage) continue;
+    if (run.pack == store::kZeroPages) {
+      std::memset(page, 0, kPage);
+      return true;
+    }
+    auto& pack = packs_[run.pack];
+    if (!pack) {
+      BATON_TRY(pack,
+                store::PackReader::open(checkpoint_ / "packs" / tracked_.packs[run.pack].hash));
+    }
+    const auto number = static_cast<std::uint32_t>(run.first + (address - run.address) / kPage);
+    BATON_CHECK(pack->read(number, 1, page));
+    return true;
+  }
+  return false;
+}
+
+}  // namespace baton::control

@@ -1,0 +1,153 @@
+#include "store/checkpoint_diff.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "store/hash.h"
+#include "store/pack.h"
+#include "store/tree_archive_format.h"
+
+namespace baton::store {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMaxEntries = 1 << 20;
+
+// The hashes of the pages of one map.
+class Pages {
+ public:
+  Pages(const PageMap& map, fs::path folder)
+      : map_(map), folder_(std::move(folder)), readers_(map.packs.size()) {}
+
+  // Of the page `skip` pages into the run.
+  Result<PageHash> hash(const MapRun& run, std::uint64_t skip) {
+    if (run.pack == kZeroPages) return zero_page_hash();
+    auto& reader = readers_[run.pack];
+    if (!reader) {
+      BATON_TRY(reader, PackReader::open(folder_ / map_.packs[run.pack].hash));
+    }
+    const auto page = static_cast<std::uint32_t>(run.first + skip);
+    if (page >= reader->pages())
+      return fail(ErrorCode::Damaged,
+                  fmt::format("pack {} has no page {}", map_.packs[run.pack].hash, page));
+    return reader->hash(page);
+  }
+  bool is_same_place(const MapRun& run, const PageMap& other, const MapRun& other_run) const {
+    if (run.pack == kZeroPages || other_run.pack == kZeroPages) return run.pack == other_run.pack;
+    return map_.packs[run.pack].hash == other.packs[other_run.pack].hash;
+  }
+
+ private:
+  const PageMap& map_;
+  const fs::path folder_;
+  std::vector<std::unique_ptr<PackReader>> readers_;
+};
+
+std::uint64_t end_of(const MapRun& run) { return run.address + run.pages * kPageBytes; }
+
+// Compares `pages` pages of two runs that begin at the same address.
+Status diff_range(Pages& a, const PageMap& map_b, Pages& b, const MapRun& run_a,
+                  std::uint64_t skip_a, const MapRun& run_b, std::uint64_t skip_b,
+                  std::uint64_t pages, PageDiff& diff) {
+  const bool zeroes = run_a.pack == kZeroPages;
+  if (a.is_same_place(run_a, map_b, run_b) &&
+      (zeroes || run_a.first + skip_a == run_b.first + skip_b)) {
+    diff.same += pages;
+    return {};
+  }
+  for (std::uint64_t page = 0; page < pages; ++page) {
+    BATON_TRY(const PageHash hash_a, a.hash(run_a, skip_a + page));
+    BATON_TRY(const PageHash hash_b, b.hash(run_b, skip_b + page));
+    ++(hash_a == hash_b ? diff.same : diff.changed);
+  }
+  return {};
+}
+
+struct ReaderFree {
+  void operator()(archive* reader) const { archive_read_free(reader); }
+};
+
+// Of a file's content as it is in the archive.
+Result<std::string> hash_content(archive* reader) {
+  Hasher hasher;
+  for (;;) {
+    const void* data = nullptr;
+    std::size_t size = 0;
+    la_int64_t offset = 0;
+    const int result = archive_read_data_block(reader, &data, &size, &offset);
+    if (result == ARCHIVE_EOF) return hasher.hex();
+    if (result != ARCHIVE_OK)
+      return fail(ErrorCode::Damaged,
+                  archive_error_string(reader) ? archive_error_string(reader) : "it can't be read");
+    hasher.update({reinterpret_cast<const char*>(&offset), sizeof offset});
+    hasher.update({static_cast<const char*>(data), size});
+  }
+}
+
+std::string text(const char* value) { return value ? value : ""; }
+
+}  // namespace
+
+Result<PageDiff> diff_pages(const PageMap& a, const fs::path& packs_a, const PageMap& b,
+                            const fs::path& packs_b) {
+  PageDiff diff;
+  Pages pages_a(a, packs_a), pages_b(b, packs_b);
+  auto run_a = a.runs.begin();
+  auto run_b = b.runs.begin();
+  std::uint64_t at = 0;  // everything before is done
+  while (run_a != a.runs.end() || run_b != b.runs.end()) {
+    const bool has_a = run_a != a.runs.end(), has_b = run_b != b.runs.end();
+    const std::uint64_t start_a = has_a ? std::max(run_a->address, at) : UINT64_MAX;
+    const std::uint64_t start_b = has_b ? std::max(run_b->address, at) : UINT64_MAX;
+    at = std::min(start_a, start_b);
+    // To where what is at `at` stays the same: a alone, b alone, or both.
+    std::uint64_t end = UINT64_MAX;
+    if (has_a) end = std::min(end, start_a > at ? start_a : end_of(*run_a));
+    if (has_b) end = std::min(end, start_b > at ? start_b : end_of(*run_b));
+    const std::uint64_t pages = (end - at) / kPageBytes;
+    if (start_a != start_b)
+      (start_a == at ? diff.vanished : diff.appeared) += pages;
+    else
+      BATON_CHECK(diff_range(pages_a, b, pages_b, *run_a, (at - run_a->address) / kPageBytes,
+                             *run_b, (at - run_b->address) / kPageBytes, pages, diff));
+    at = end;
+    if (has_a && end_of(*run_a) <= at) ++run_a;
+    if (has_b && end_of(*run_b) <= at) ++run_b;
+  }
+  return diff;
+}
+
+Result<std::map<std::string, TreeEntry>> list_tree(const fs::path& path) {
+  std::map<std::string, TreeEntry> entries;
+  std::unique_ptr<archive, ReaderFree> reader(archive_read_new());
+  archive_read_support_format_tar(reader.get());
+  auto damaged = [&](std::string_view why) {
+    return fail(ErrorCode::Damaged, fmt::format("{}: {}", path.filename().string(), why));
+  };
+  if (archive_read_open_filename(reader.get(), path.c_str(), 1 << 20) != ARCHIVE_OK)
+    return damaged("it can't be read");
+  tree_archive::Entry entry(archive_entry_new());
+  for (;;) {
+    const int result = archive_read_next_header2(reader.get(), entry.get());
+    if (result == ARCHIVE_EOF) return entries;
+    if (result != ARCHIVE_OK) return damaged("it is not whole");
+    const mode_t type = archive_entry_filetype(entry.get());
+    const std::string name = text(archive_entry_pathname(entry.get()));
+    if (S_ISDIR(type)) continue;
+    if (entries.size() >= kMaxEntries) return damaged("it has too many entries");
+    auto content = hash_content(reader.get());
+    if (!content) return damaged(content.error().message());
+    TreeEntry& found = entries[name];
+    found.bytes =
+        static_cast<std::uint64_t>(std::max<la_int64_t>(archive_entry_size(entry.get()), 0));
+    found.state =
+        fmt::format("{:o} {} {} {} {}.{} {} {} {}", archive_entry_mode(entry.get()),
+                    archive_entry_uid(entry.get()), archive_entry_gid(entry.get()), found.bytes,
+                    archive_entry_mtime(entry.get()), archive_entry_mtime_nsec(entry.get()),
+                    text(archive_entry_symlink(entry.get())),
+                    text(archive_entry_hardlink(entry.get())), *content);
+  }
+}
+
+}  // namespace baton::store
