@@ -98,7 +98,10 @@ void tell(v1::DiffReply& reply, const std::string& path, const store::TreeEntry*
 Result<std::map<std::string, store::TreeEntry>> list(const Side& side, const std::string& tree) {
   auto found = side.trees.find(tree);
   if (found == side.trees.end()) return std::map<std::string, store::TreeEntry>();
-  return store::list_tree(found->second);
+  BATON_TRY(const auto contents, store::read_contents(side.folder / "checkpoint.json"));
+  auto of_tree = contents.find(found->second.filename());
+  if (of_tree == contents.end()) return store::list_tree(found->second);
+  return store::list_tree(found->second, of_tree->second);
 }
 
 Status compare_files(const Side& a, const Side& b, v1::DiffReply& reply) {

@@ -1,10 +1,13 @@
 #include "store/checkpoint_diff.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
+#include <optional>
 
 #include "store/hash.h"
 #include "store/pack.h"
+#include "store/tree_archive.h"
 #include "store/tree_archive_format.h"
 
 namespace baton::store {
@@ -85,6 +88,18 @@ Result<std::string> hash_content(archive* reader) {
   }
 }
 
+// Unset: the content is in the archive.
+std::optional<std::size_t> content_number(archive_entry* entry) {
+  const char* name = nullptr;
+  const void* value = nullptr;
+  std::size_t size = 0;
+  archive_entry_xattr_reset(entry);
+  while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK)
+    if (std::string_view(name) == kContentAttribute)
+      return std::strtoull(std::string(static_cast<const char*>(value), size).c_str(), nullptr, 10);
+  return {};
+}
+
 std::string text(const char* value) { return value ? value : ""; }
 
 }  // namespace
@@ -118,7 +133,8 @@ Result<PageDiff> diff_pages(const PageMap& a, const fs::path& packs_a, const Pag
   return diff;
 }
 
-Result<std::map<std::string, TreeEntry>> list_tree(const fs::path& path) {
+Result<std::map<std::string, TreeEntry>> list_tree(const fs::path& path,
+                                                   std::span<const FileContent> contents) {
   std::map<std::string, TreeEntry> entries;
   std::unique_ptr<archive, ReaderFree> reader(archive_read_new());
   archive_read_support_format_tar(reader.get());
@@ -141,6 +157,11 @@ Result<std::map<std::string, TreeEntry>> list_tree(const fs::path& path) {
     TreeEntry& found = entries[name];
     found.bytes =
         static_cast<std::uint64_t>(std::max<la_int64_t>(archive_entry_size(entry.get()), 0));
+    if (auto number = content_number(entry.get())) {
+      if (*number >= contents.size()) return damaged("the content of a file is missing");
+      found.bytes = contents[*number].size;
+      for (const std::string& chunk : contents[*number].chunks) *content += " " + chunk;
+    }
     found.state =
         fmt::format("{:o} {} {} {} {}.{} {} {} {}", archive_entry_mode(entry.get()),
                     archive_entry_uid(entry.get()), archive_entry_gid(entry.get()), found.bytes,

@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/result.h"
+#include "store/file_content.h"
 #include "store/page_map.h"
 
 namespace baton::store {
@@ -32,7 +34,9 @@ struct TreeEntry {
   std::uint64_t bytes = 0;
   std::string state;  // equal if type, content, owner, mode and time are
 };
-// By their paths; folders are left out. The archive is not trusted: Damaged.
-Result<std::map<std::string, TreeEntry>> list_tree(const std::filesystem::path& archive);
+// By their paths; folders are left out. `contents`: of the archive's large files, which are not in
+// it (file_content.h). The archive is not trusted: Damaged.
+Result<std::map<std::string, TreeEntry>> list_tree(const std::filesystem::path& archive,
+                                                   std::span<const FileContent> contents = {});
 
 }  // namespace baton::store

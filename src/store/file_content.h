@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,11 @@ bool is_well_formed(const FileContent& content);
 // Writes the whole of it into an empty file. Damaged: a chunk is not in `folder` or is not what its
 // name says.
 Status write_content(const FileContent& content, const std::filesystem::path& folder, int file);
+
+// What checkpoint.json says of the large files in each tree, by the name of the tree's archive.
+// Damaged: it is not in its format. docs/store-format.md has that.
+Result<std::map<std::string, std::vector<FileContent>>> read_contents(
+    const std::filesystem::path& checkpoint_json);
 
 bool is_zero(std::string_view data);
 

@@ -122,6 +122,23 @@ TEST_F(DiffTest, TreesAreListedByWhatIsInThem) {
   ASSERT_TRUE(after);
   EXPECT_NE(after->at(name("sub/file")).state, before->at(name("sub/file")).state);
   EXPECT_EQ(after->at(name("kept")).state, before->at(name("kept")).state);
+  // A large one, whose content lies elsewhere.
+  const std::string one(32, '1'), other(32, '2');
+  TreeArchiveOptions elsewhere;
+  elsewhere.keep_elsewhere = [](int, const std::string& path,
+                                const struct stat&) -> Result<std::optional<std::uint64_t>> {
+    if (path.ends_with("kept")) return 0;
+    return std::nullopt;
+  };
+  ASSERT_TRUE(archive_tree(tree, archive, elsewhere));
+  EXPECT_EQ(list_tree(archive).error().code(), ErrorCode::Damaged);
+  const std::vector<FileContent> first = {{.size = 5 << 20, .chunks = {one, one}}};
+  const std::vector<FileContent> second = {{.size = 5 << 20, .chunks = {one, other}}};
+  EXPECT_EQ(list_tree(archive, first)->at(name("kept")).bytes, 5u << 20);
+  EXPECT_EQ(list_tree(archive, first)->at(name("kept")).state,
+            list_tree(archive, first)->at(name("kept")).state);
+  EXPECT_NE(list_tree(archive, first)->at(name("kept")).state,
+            list_tree(archive, second)->at(name("kept")).state);
   fs::resize_file(archive, fs::file_size(archive) / 3);
   EXPECT_EQ(list_tree(archive).error().code(), ErrorCode::Damaged);
 }
