@@ -176,6 +176,16 @@ def test_memory_limit_holds(cluster):
     assert result.returncode in (1, 137), "a job outgrew its limit"
 
 
+
+def comm(pid):
+    """The name of a process; nothing if it has ended meanwhile."""
+    try:
+        with open(f"/proc/{pid}/comm", "r") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def test_nothing_is_left_behind(make_cluster):
     import subprocess
 
@@ -183,7 +193,7 @@ def test_nothing_is_left_behind(make_cluster):
         return (set(open("/proc/mounts").read().splitlines()),
                 set(subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout.split("\n")),
                 {pid for pid in __import__("os").listdir("/proc") if pid.isdigit()
-                 and BATON.name in open(f"/proc/{pid}/comm", "r").read()})
+             and BATON.name in comm(pid)})
     before = debris()
     cluster = make_cluster("--nodes", "2")
     cluster.run("sleeper", "sleep", "1000", flags=["--interval", "200ms"])
