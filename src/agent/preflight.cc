@@ -113,7 +113,7 @@ Status Preflight::run(std::string* log_tail) {
   BATON_CHECK(sys::remove_tree(directory_));
   BATON_CHECK(sys::make_directories(directory_, 0700));
   SandboxSpec spec = sandbox_spec(node_, spec_, job_, generation_, directory_ / "sandbox");
-  spec.lease_deadline_boot_ns = node_.now_ns() + kLifetimeNs;
+  spec.newest_lease_deadline = [this] { return node_.now_ns() + kLifetimeNs; };
   BATON_CHECK(cover_volumes(spec));
   BATON_TRY(RestorePlan plan, node_.engine.prepare(copy_->directory(), spec.base));
   apply_plan(plan, spec);

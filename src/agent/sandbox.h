@@ -67,6 +67,9 @@ struct SandboxSpec {
   std::string cgroup_parent;  // "" when this node can't make cgroups
   std::string hostname;
   std::int64_t lease_deadline_boot_ns = 0;  // 0: no lease
+  // If set, asked for it when pid 1 is about to start: to fill the private files may take longer
+  // than a lease, which is renewed meanwhile.
+  std::function<std::int64_t()> newest_lease_deadline;
 
   // The agent's own folder: shown empty inside, so that no job sees the files of another.
   std::filesystem::path data_directory;

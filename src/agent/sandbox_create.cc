@@ -218,6 +218,7 @@ Result<sys::Spawned> fill_and_spawn(SandboxState* state) {
   if (spec.populate_uppers)
     BATON_CHECK_CTX(spec.populate_uppers(upper_trees(spec.directory, state->layout)),
                     "fill the private files");
+  if (spec.newest_lease_deadline) spec.lease_deadline_boot_ns = spec.newest_lease_deadline();
   BATON_CHECK(save_state(*state));
   return spawn_init(*state);
 }

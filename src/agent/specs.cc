@@ -17,7 +17,7 @@ SandboxSpec sandbox_spec(const NodeContext& node, const pb::JobSpec& spec, JobId
   result.hostname = spec.name();
   result.data_directory = node.data;
   result.criu_kdat_cache = node.data / "criu.kdat";
-  result.lease_deadline_boot_ns = node.lease.deadline_ns();
+  result.newest_lease_deadline = [&lease = node.lease] { return lease.deadline_ns(); };
   return result;
 }
 

@@ -93,6 +93,23 @@ TEST_F(SandboxTest, ARenewedLeaseHoldsLonger) {
   EXPECT_GE(boot_time_ns(), renewed);
 }
 
+// To fill the private files may take longer than a lease, which is renewed meanwhile.
+TEST_F(SandboxTest, TheLeaseCountsFromWhenItStarts) {
+  SandboxSpec leased = spec();
+  leased.lease_deadline_boot_ns = boot_time_ns() + 100 * kMs;
+  leased.populate_uppers = [&](const auto&) -> Status {
+    ::usleep(200'000);
+    return {};
+  };
+  std::int64_t deadline = 0;
+  leased.newest_lease_deadline = [&] { return deadline = boot_time_ns() + 500 * kMs; };
+  const Sandbox* sandbox = run(stubborn(), leased);
+  ASSERT_NE(sandbox, nullptr);
+  await_output(*sandbox, "ready");
+  EXPECT_EQ(await(*sandbox).kind, Kind::Fenced);
+  EXPECT_GE(boot_time_ns(), deadline);
+}
+
 TEST_F(SandboxTest, ALeaseThatIsOverEndsItAtOnce) {
   Sandbox* sandbox = run(stubborn());
   ASSERT_NE(sandbox, nullptr);
