@@ -96,13 +96,18 @@ Status run(const std::string& program, std::vector<std::string> arguments) {
 
 Result<std::string> redis_pages(const fs::path& directory, std::size_t bytes_max) {
   const std::string socket = directory / "redis.sock";
-  BATON_TRY(Fd null, sys::open_file("/dev/null", O_WRONLY));
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return fail_errno("pipe");
+  Fd output(ends[0]), input(ends[1]);
   BATON_TRY(auto process,
             spawn("/usr/bin/redis-server",
                   {"--port", "0", "--unixsocket", socket, "--save", "", "--dir", directory},
-                  {{null.get(), 1}}));
-  // The socket is there when it listens; a second is plenty.
-  for (int i = 0; i < 200 && !fs::exists(socket); ++i) ::usleep(5000);
+                  {{input.get(), 1}}));
+  input.reset();
+  // It says when it listens, and little after that.
+  std::string said;
+  for (char byte; !said.contains("eady to accept") && ::read(output.get(), &byte, 1) == 1;)
+    said += byte;
   auto filled =
       run("/usr/bin/redis-benchmark", {"-s", socket, "-q", "-n", "400000", "-r", "1000000", "-d",
                                        "200", "-P", "50", "-t", "set,lpush,hset"});

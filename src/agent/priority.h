@@ -1,6 +1,7 @@
 // Scheduling of the threads that the lease depends on.
 #pragma once
 
+#include <pthread.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -22,6 +23,12 @@ inline bool raise_to_hasty(pid_t thread) {
   sched_param parameters{};
   parameters.sched_priority = 1;
   return ::sched_setscheduler(thread, SCHED_RR | SCHED_RESET_ON_FORK, &parameters) == 0;
+}
+// One of this process that was not joined yet; it may have ended.
+inline bool raise_to_hasty(pthread_t thread) {
+  sched_param parameters{};
+  parameters.sched_priority = 1;
+  return ::pthread_setschedparam(thread, SCHED_RR | SCHED_RESET_ON_FORK, &parameters) == 0;
 }
 
 // While it lasts, the calling thread and process `other` don't wait for a processor behind what

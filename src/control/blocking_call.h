@@ -45,44 +45,51 @@ class CallGroup {
   int running_ = 0;
 };
 
-// A server stream. `body` writes parts through write(), which blocks until the part is on its way
-// and is false once the client is gone, and returns the final status.
-template <typename Part>
-class BlockingStream final : public grpc::ServerWriteReactor<Part> {
+// What the kinds of calls below have in common: a thread of its own, and the ends that a call
+// can have. Owns itself.
+template <typename Call, typename Reactor>
+class BlockingReactor : public Reactor {
  public:
-  using Body = std::function<grpc::Status(BlockingStream&)>;
+  using Body = std::function<grpc::Status(Call&)>;
 
-  static grpc::ServerWriteReactor<Part>* start(CallGroup& group, Body body) {
-    return new BlockingStream(group, std::move(body));
-  }
-
-  bool write(Part part) {
-    std::unique_lock lock(mutex_);
-    part_ = std::move(part);
-    writing_ = true;
-    lock.unlock();
-    this->StartWrite(&part_);
-    lock.lock();
-    changed_.wait(lock, [&] { return !writing_; });
-    return write_ok_ && !stop_.stop_requested();
+  static Reactor* start(CallGroup& group, Body body) {
+    auto* call = new Call(group);
+    call->begin(std::move(body));
+    return call;
   }
   std::stop_token stop_token() const { return stop_.get_token(); }
 
+ protected:
+  explicit BlockingReactor(CallGroup& group)
+      : group_(group), on_group_stop_(group.stop_token(), [this] { stop_.request_stop(); }) {}
+
+  // Starts one operation and waits for its end. False: it came to nothing, or the client is gone.
+  template <typename Start>
+  bool await(Start start) {
+    std::unique_lock lock(mutex_);
+    pending_ = true;
+    lock.unlock();
+    start();
+    lock.lock();
+    changed_.wait(lock, [&] { return !pending_; });
+    return ok_ && !stop_.stop_requested();
+  }
+  void operation_done(bool ok) {
+    std::lock_guard lock(mutex_);
+    pending_ = false;
+    ok_ = ok;
+    changed_.notify_all();
+  }
+
  private:
-  BlockingStream(CallGroup& group, Body body)
-      : group_(group), on_group_stop_(group.stop_token(), [this] { stop_.request_stop(); }) {
-    if (!group_.enter()) {
-      entered_ = false;
+  void begin(Body body) {
+    entered_ = group_.enter();
+    if (!entered_) {
       this->Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the controller is stopping"));
       return;
     }
-    thread_ = std::thread([this, body = std::move(body)] { this->Finish(body(*this)); });
-  }
-  void OnWriteDone(bool ok) override {
-    std::lock_guard lock(mutex_);
-    writing_ = false;
-    write_ok_ = ok;
-    changed_.notify_all();
+    thread_ = std::thread(
+        [this, body = std::move(body)] { this->Finish(body(static_cast<Call&>(*this))); });
   }
   void OnCancel() override { stop_.request_stop(); }
   void OnDone() override {
@@ -97,113 +104,60 @@ class BlockingStream final : public grpc::ServerWriteReactor<Part> {
   }
 
   CallGroup& group_;
-  bool entered_ = true;
+  bool entered_ = false;
   std::stop_source stop_;
   std::stop_callback<std::function<void()>> on_group_stop_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  Part part_;
-  bool writing_ = false;
-  bool write_ok_ = true;
+  bool pending_ = false;
+  bool ok_ = true;
   std::thread thread_;
+};
+
+// A server stream. `body` writes parts through write(), which blocks until the part is on its way
+// and is false once the client is gone, and returns the final status.
+template <typename Part>
+class BlockingStream final
+    : public BlockingReactor<BlockingStream<Part>, grpc::ServerWriteReactor<Part>> {
+ public:
+  explicit BlockingStream(CallGroup& group) : BlockingStream::BlockingReactor(group) {}
+
+  bool write(Part part) {
+    part_ = std::move(part);
+    return this->await([this] { this->StartWrite(&part_); });
+  }
+
+ private:
+  void OnWriteDone(bool ok) override { this->operation_done(ok); }
+  Part part_;
 };
 
 // A client stream with a single answer. `body` takes parts through read(), which blocks until one
 // is there and is false after the last, or once the client is gone.
 template <typename Part>
-class BlockingUpload final : public grpc::ServerReadReactor<Part> {
+class BlockingUpload final
+    : public BlockingReactor<BlockingUpload<Part>, grpc::ServerReadReactor<Part>> {
  public:
-  using Body = std::function<grpc::Status(BlockingUpload&)>;
-
-  static grpc::ServerReadReactor<Part>* start(CallGroup& group, Body body) {
-    return new BlockingUpload(group, std::move(body));
-  }
+  explicit BlockingUpload(CallGroup& group) : BlockingUpload::BlockingReactor(group) {}
 
   bool read(Part& part) {
-    std::unique_lock lock(mutex_);
-    reading_ = true;
-    lock.unlock();
-    this->StartRead(&part);
-    lock.lock();
-    changed_.wait(lock, [&] { return !reading_; });
-    return read_ok_ && !stop_.stop_requested();
+    return this->await([this, &part] { this->StartRead(&part); });
   }
-  std::stop_token stop_token() const { return stop_.get_token(); }
 
  private:
-  BlockingUpload(CallGroup& group, Body body)
-      : group_(group), on_group_stop_(group.stop_token(), [this] { stop_.request_stop(); }) {
-    if (!group_.enter()) {
-      entered_ = false;
-      this->Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the controller is stopping"));
-      return;
-    }
-    thread_ = std::thread([this, body = std::move(body)] { this->Finish(body(*this)); });
-  }
-  void OnReadDone(bool ok) override {
-    std::lock_guard lock(mutex_);
-    reading_ = false;
-    read_ok_ = ok;
-    changed_.notify_all();
-  }
-  void OnCancel() override { stop_.request_stop(); }
-  void OnDone() override {
-    std::thread([this] {
-      if (thread_.joinable()) thread_.join();
-      CallGroup& group = group_;
-      bool entered = entered_;
-      delete this;
-      if (entered) group.leave();
-    }).detach();
-  }
-
-  CallGroup& group_;
-  bool entered_ = true;
-  std::stop_source stop_;
-  std::stop_callback<std::function<void()>> on_group_stop_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool reading_ = false;
-  bool read_ok_ = true;
-  std::thread thread_;
+  void OnReadDone(bool ok) override { this->operation_done(ok); }
 };
 
-// The same for a call with a single answer.
-class BlockingUnary final : public grpc::ServerUnaryReactor {
+// A call with a single answer.
+class BlockingUnary final : public BlockingReactor<BlockingUnary, grpc::ServerUnaryReactor> {
  public:
-  using Body = std::function<grpc::Status(std::stop_token)>;
+  explicit BlockingUnary(CallGroup& group) : BlockingReactor(group) {}
 
-  static grpc::ServerUnaryReactor* start(CallGroup& group, Body body) {
-    return new BlockingUnary(group, std::move(body));
+  static grpc::ServerUnaryReactor* start(CallGroup& group,
+                                         std::function<grpc::Status(std::stop_token)> body) {
+    return BlockingReactor::start(
+        group, [body = std::move(body)](BlockingUnary& call) { return body(call.stop_token()); });
   }
-
- private:
-  BlockingUnary(CallGroup& group, Body body)
-      : group_(group), on_group_stop_(group.stop_token(), [this] { stop_.request_stop(); }) {
-    if (!group_.enter()) {
-      entered_ = false;
-      this->Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the controller is stopping"));
-      return;
-    }
-    thread_ =
-        std::thread([this, body = std::move(body)] { this->Finish(body(stop_.get_token())); });
-  }
-  void OnCancel() override { stop_.request_stop(); }
-  void OnDone() override {
-    std::thread([this] {
-      if (thread_.joinable()) thread_.join();
-      CallGroup& group = group_;
-      bool entered = entered_;
-      delete this;
-      if (entered) group.leave();
-    }).detach();
-  }
-
-  CallGroup& group_;
-  bool entered_ = true;
-  std::stop_source stop_;
-  std::stop_callback<std::function<void()>> on_group_stop_;
-  std::thread thread_;
 };
 
 }  // namespace baton::control

@@ -85,21 +85,25 @@ Status write_content(const FileContent& content, const fs::path& folder, int fil
   return {};
 }
 
+std::vector<FileContent> contents_from(const nlohmann::json& tree) {
+  std::vector<FileContent> contents;
+  for (const auto& entry : tree.value("contents", nlohmann::json::array())) {
+    FileContent& content = contents.emplace_back();
+    entry.at("size").get_to(content.size);
+    entry.at("sparse").get_to(content.sparse);
+    entry.at("chunks").get_to(content.chunks);
+    if (!is_well_formed(content)) throw std::runtime_error("a table of chunks is wrong");
+  }
+  return contents;
+}
+
 Result<std::map<std::string, std::vector<FileContent>>> read_contents(
     const std::filesystem::path& checkpoint_json) {
   BATON_TRY(const std::string text, sys::read_file(checkpoint_json));
   std::map<std::string, std::vector<FileContent>> contents;
   try {
-    for (const auto& tree : nlohmann::json::parse(text).at("trees")) {
-      auto& of_tree = contents[tree.at("archive").get<std::string>()];
-      for (const auto& entry : tree.value("contents", nlohmann::json::array())) {
-        FileContent& content = of_tree.emplace_back();
-        entry.at("size").get_to(content.size);
-        entry.at("sparse").get_to(content.sparse);
-        entry.at("chunks").get_to(content.chunks);
-        if (!is_well_formed(content)) throw std::runtime_error("a table of chunks is wrong");
-      }
-    }
+    for (const auto& tree : nlohmann::json::parse(text).at("trees"))
+      contents[tree.at("archive").get<std::string>()] = contents_from(tree);
   } catch (const std::exception& problem) {
     return fail(ErrorCode::Damaged,
                 fmt::format("{}: {}", checkpoint_json.filename().string(), problem.what()));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -33,8 +34,12 @@ bool is_well_formed(const FileContent& content);
 // name says.
 Status write_content(const FileContent& content, const std::filesystem::path& folder, int file);
 
+// The `contents` of a tree in checkpoint.json (docs/store-format.md). Throws std::exception when
+// they are not in their format.
+std::vector<FileContent> contents_from(const nlohmann::json& tree);
+
 // What checkpoint.json says of the large files in each tree, by the name of the tree's archive.
-// Damaged: it is not in its format. docs/store-format.md has that.
+// Damaged: it is not in its format.
 Result<std::map<std::string, std::vector<FileContent>>> read_contents(
     const std::filesystem::path& checkpoint_json);
 

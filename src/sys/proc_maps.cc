@@ -58,8 +58,12 @@ Result<std::vector<Mapping>> parse_mappings(std::string_view text) {
   return mappings;
 }
 
+Result<std::string> read_mappings_text(pid_t pid) {
+  return read_file(fmt::format("/proc/{}/maps", pid), maps_bytes_max);
+}
+
 Result<std::vector<Mapping>> read_mappings(pid_t pid) {
-  BATON_TRY(std::string text, read_file(fmt::format("/proc/{}/maps", pid), maps_bytes_max));
+  BATON_TRY(std::string text, read_mappings_text(pid));
   return parse_mappings(text);
 }
 

@@ -27,6 +27,8 @@ struct Mapping {
   bool kernel_owned() const { return name.starts_with("[v"); }
 };
 
+// The text of /proc/PID/maps.
+Result<std::string> read_mappings_text(pid_t pid);
 // In address order. NotFound: no such process. A process without memory (a zombie) has none.
 Result<std::vector<Mapping>> read_mappings(pid_t pid);
 // Damaged: not in the kernel's format.

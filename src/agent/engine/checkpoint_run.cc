@@ -124,7 +124,7 @@ Status CheckpointRun::dump(const Hold& hold) {
   }
   steps.precopy_us = lap_us();
   roll_ = take_roll_call(processes);
-  without_ipc_ = foreknowledge_ == Foreknowledge::Use && has_nothing_of_ipc();
+  without_ipc_ = foreknowledge_ == Foreknowledge::Use && has_nothing_of_ipc(processes);
   BATON_TRY(CriuWorker worker,
             sandbox_.launch_criu({}, without_ipc_ ? CriuIpc::Tree : CriuIpc::Outside));
   BATON_TRY(when_stopped_,
@@ -204,11 +204,10 @@ Status CheckpointRun::while_frozen(const Hold& hold) {
 }
 
 // Then CRIU runs in the tree's ipc namespace and has none to dump, which would take it 5 ms.
-bool CheckpointRun::has_nothing_of_ipc() const {
+bool CheckpointRun::has_nothing_of_ipc(const Processes& processes) {
   static const auto fresh = sys::fresh_ipc_state();
-  auto processes = sandbox_.processes();
-  if (!fresh || !processes || processes->empty()) return false;
-  auto state = sys::ipc_state(processes->front().second);
+  if (!fresh || processes.empty()) return false;
+  auto state = sys::ipc_state(processes.front().second);
   return state && *state == *fresh;
 }
 
@@ -221,7 +220,7 @@ void CheckpointRun::note_while_stopped() {
   }
   if (memory_) memory_->when_stopped(*processes);
   note_attributes(*processes);
-  still_without_ipc_ = without_ipc_ && has_nothing_of_ipc();
+  still_without_ipc_ = without_ipc_ && has_nothing_of_ipc(*processes);
 }
 
 void CheckpointRun::note_attributes(const Processes& processes) {
@@ -311,14 +310,15 @@ Status CheckpointRun::complete(bool held) {
 
 // CRIU has its log and its statistics open still when the job is held: they are left behind.
 Status CheckpointRun::move_images() {
-  std::error_code error;
   std::vector<fs::path> images;
   for (const auto& folder : {sandbox_.quick_images_directory(), sandbox_.images_directory()}) {
-    error.clear();
+    std::error_code error;
     for (const auto& entry : fs::directory_iterator(folder, error))
       if (entry.path().extension() == ".img") images.push_back(entry.path());
+    // An older sandbox has no quick one.
+    if (error && error != std::errc::no_such_file_or_directory)
+      return fail_errno(folder.string(), error.value());
   }
-  if (error) return fail_errno(sandbox_.images_directory().string(), error.value());
   for (const auto& image : images)
     BATON_CHECK(move_file(image, directory_ / "images" / image.filename()));
   return {};

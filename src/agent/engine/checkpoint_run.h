@@ -49,7 +49,7 @@ class CheckpointRun {
   std::chrono::milliseconds time_for(std::uint64_t bytes) const;
   Status dump(const Hold& hold);
   Status while_frozen(const Hold& hold);
-  bool has_nothing_of_ipc() const;
+  static bool has_nothing_of_ipc(const Processes& processes);
   void note_while_stopped();
   void note_attributes(const Processes& processes);
   Status capture();  // what has to be taken at the instant of the dump

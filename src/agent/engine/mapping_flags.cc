@@ -18,15 +18,10 @@ namespace fs = std::filesystem;
 // Below this, the kernel's answer takes less than a third of a millisecond.
 constexpr std::uint64_t large_kib = 32 << 10;
 constexpr unsigned mistakes_max = 8;
-constexpr std::uint64_t maps_bytes_max = 256u << 20;
 
 bool is_large(pid_t pid) {
   auto kib = sys::status_field(pid, "VmRSS");
   return kib && std::strtoull(kib->c_str(), nullptr, 10) >= large_kib;
-}
-
-Result<std::string> read_maps(pid_t pid) {
-  return sys::read_file(fmt::format("/proc/{}/maps", pid), maps_bytes_max);
 }
 
 // Without what changes by itself or by our tracking: soft-dirty, and registrations of userfaultfd.
@@ -53,7 +48,7 @@ bool agree(const std::vector<sys::MappingFlags>& a, const std::vector<sys::Mappi
 
 // In this order: a mapping that comes between is in the flags, and the next look at maps differs.
 Status MappingFlagsCache::read(pid_t pid, Entry& entry) {
-  BATON_TRY(entry.maps, read_maps(pid));
+  BATON_TRY(entry.maps, sys::read_mappings_text(pid));
   BATON_TRY(entry.flags, sys::read_mapping_flags(pid));
   return {};
 }
@@ -78,7 +73,7 @@ void MappingFlagsCache::before_freeze(const Processes& processes, const fs::path
 
 Status MappingFlagsCache::leave(pid_t inner, pid_t pid, const fs::path& images) {
   Entry& entry = entries_[pid];
-  BATON_TRY(auto maps, read_maps(pid));
+  BATON_TRY(auto maps, sys::read_mappings_text(pid));
   if (maps != entry.maps) BATON_CHECK(read(pid, entry));
   auto locked = sys::status_field(pid, "VmLck");
   if (!locked) return fail(ErrorCode::NotFound, fmt::format("process {} has ended", pid));

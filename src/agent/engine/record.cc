@@ -127,13 +127,7 @@ TreeRecord tree_from(const json& value) {
   TreeRecord tree;
   value.at("name").get_to(tree.name);
   value.at("archive").get_to(tree.archive);
-  for (const auto& entry : value.value("contents", json::array())) {
-    auto& content = tree.contents.emplace_back();
-    entry.at("size").get_to(content.size);
-    entry.at("sparse").get_to(content.sparse);
-    entry.at("chunks").get_to(content.chunks);
-    if (!store::is_well_formed(content)) throw std::runtime_error("a table of chunks is wrong");
-  }
+  tree.contents = store::contents_from(value);
   return tree;
 }
 

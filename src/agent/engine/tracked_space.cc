@@ -279,7 +279,7 @@ Status TrackedSpace::copy_code_again(pid_t pid, PageSet& pages, FreezeCopies& co
     code.append(mapping.start, mapping.end);
     BATON_TRY(PageSet part,
               copy_frozen(pid, pagemap, {mapping.start, mapping.end}, copies, buffers));
-    now = unite_disjoint(now, part);
+    for (const PageRun& run : part.runs()) now.append(run.start, run.end);
   }
   pages = unite_disjoint(subtract(pages, code), now);
   return {};

@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "agent/priority.h"
@@ -34,14 +33,13 @@ void WhenStopped::wait_and_work() {
   }
   char byte;
   if (::read(fifo_.get(), &byte, 1) != 1) return;
-  thread_id_ = static_cast<pid_t>(::syscall(SYS_gettid));
   work_();
   done_ = true;
 }
 
 bool WhenStopped::finish(bool hasty) {
   if (thread_.joinable()) {
-    if (hasty && thread_id_ != 0) raise_to_hasty(thread_id_);
+    if (hasty) raise_to_hasty(thread_.native_handle());
     const std::uint64_t one = 1;
     (void)!::write(cancel_.get(), &one, sizeof one);
     thread_.join();

@@ -6,9 +6,6 @@
 // criu/shim/mapping_flags.cc.
 #pragma once
 
-#include <sys/types.h>
-
-#include <atomic>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -40,7 +37,6 @@ class WhenStopped {
   Fd cancel_;  // an eventfd
   std::function<void()> work_;
   bool done_ = false;
-  std::atomic<pid_t> thread_id_{0};
   std::thread thread_;
 };
 
