@@ -18,6 +18,7 @@ void Cluster::Impl::on(const CheckpointCommitted& input) {
   auto& all = job->r.checkpoints;
   if (checkpoint(*job, input.facts.number) != nullptr) return;
   all.push_back(input.facts);
+  mark(*job);
   std::ranges::sort(all, {}, &CheckpointFacts::number);
   if (!job->r.current || job->r.current->generation != input.generation) {
     // Contract broken, or a race lost inside of control: never restore from another past.

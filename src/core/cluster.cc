@@ -22,6 +22,7 @@ void for_each_deadline(const Job& job, Visitor&& visit) {
   if (job.move && job.move->deadline) visit(*job.move->deadline);
   visit(job.retry_at);
   visit(job.kill_again_at);
+  visit(job.standby_retry_at);
 }
 
 }  // namespace
@@ -243,6 +244,18 @@ std::vector<NodeView> Cluster::nodes(TimeMs now) const {
   return result;
 }
 
+StandbyView Cluster::standby(JobId id) const {
+  const Job* job = impl_->find(id);
+  if (job == nullptr || job->standby.value.empty()) return {};
+  const auto staged = job->staged.find(job->standby);
+  return {job->standby, staged == job->staged.end() ? CheckpointNumber{} : staged->second.ready};
+}
+
+bool Cluster::may_stage(JobId id, const NodeId& node) const {
+  const Job* job = impl_->find(id);
+  return job != nullptr && job->staged.contains(node);
+}
+
 Standing Cluster::standing(JobId job, Generation generation) const {
   const JobRecord* record = find_job(job);
   if (record == nullptr) return Standing::Stale;
@@ -256,6 +269,9 @@ bool Cluster::checkpoint_in_use(JobId id, CheckpointNumber number) const {
   if (job == nullptr) return false;
   if (job->r.attempt && job->r.attempt->from == number) return true;
   if (job->move && job->move->pinned == number) return true;
+  for (const auto& [node, staged] : job->staged) {
+    if (staged.asked == number) return true;
+  }
   const CheckpointFacts* newest = impl_->newest_usable(*job);
   return newest != nullptr && newest->number == number;
 }

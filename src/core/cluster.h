@@ -38,6 +38,12 @@ struct NodeView {
   std::string remark;
 };
 
+// The node that keeps a job's newest checkpoint ready; empty: none. 0: nothing is there yet.
+struct StandbyView {
+  NodeId node;
+  CheckpointNumber ready;
+};
+
 enum class Standing {
   Current,  // its checkpoints and its output may be accepted
   Attempt,  // may become current: answer Unavailable to its checkpoints
@@ -65,6 +71,9 @@ class Cluster {
   const NodeRecord* find_node(const NodeId& id) const;
   std::vector<NodeView> nodes(TimeMs now) const;  // ascending by name
   Standing standing(JobId job, Generation generation) const;
+  StandbyView standby(JobId job) const;
+  // The node was asked to keep copies of the job's checkpoints.
+  bool may_stage(JobId job, const NodeId& node) const;
   // An order under way needs it, or it is the newest that would be restored.
   bool checkpoint_in_use(JobId job, CheckpointNumber number) const;
 

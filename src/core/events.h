@@ -20,6 +20,7 @@ inline constexpr const char* kDamaged = "checkpoint-damaged";  // found by readi
 inline constexpr const char* kProtected = "protected";
 inline constexpr const char* kUnprotected = "unprotected";
 inline constexpr const char* kDecide = "decide";           // a move begins, and why
+inline constexpr const char* kStaged = "staged";           // a checkpoint is ready on another node
 inline constexpr const char* kFrozen = "frozen";           // the source of a move stands still
 inline constexpr const char* kMove = "move";               // finished; carries its timing
 inline constexpr const char* kMoveFailed = "move-failed";  // likewise

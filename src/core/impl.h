@@ -32,6 +32,7 @@ struct Node {
   OverloadWatch watch;              // by the cluster's policy
   TimeMs settle_until = 0;          // after a move for overload: let the figures follow first
   std::set<IncarnationKey> ending;  // Kill or Release{kill} without an answer
+  std::set<JobId> dropping;         // StageCheckpoint{0} without an answer
   // Each is told once per episode.
   bool overload_told = false;
   bool no_target_told = false;
@@ -40,6 +41,21 @@ struct Node {
 
   const NodeId& id() const { return record.facts.id; }
   bool reachable() const { return !record.lost && !epoch.empty(); }
+};
+
+// What a node was asked to keep of a job.
+struct Staged {
+  CheckpointNumber asked;  // the order under way; 0: none
+  CheckpointNumber ready;  // 0: nothing yet
+};
+
+// How a planned move brings the job's checkpoints to the target while the job runs.
+struct Rounds {
+  enum class Step { Idle, Stage, Checkpoint, Done } step = Step::Idle;
+  std::uint32_t finished = 0;
+  TimeMs began = 0;       // the one under way
+  CheckpointNumber goal;  // what it brings; 0: not known yet
+  TimeMs last_ms = 0;
 };
 
 // A move under way, planned (the job has a current incarnation) or not.
@@ -54,15 +70,18 @@ struct Move {
   bool pinned_failed = false;
   std::string why;      // for people
   std::string failure;  // not empty: being undone, and why
+  Rounds rounds;
   bool freeze_sent = false;
   std::optional<TimeMs> deadline;  // of the order under way
   // For the timing.
   double detect_ms = 0;
   TimeMs fired_at = 0;
   std::optional<double> decide_ms;
+  TimeMs decided_at = 0;
   TimeMs freeze_sent_at = 0;
   TimeMs held_at = 0;
   std::optional<TimeMs> down_since;  // the program stands still since then
+  double stage_ms = 0;
   double transfer_ms = 0;
   double restore_ms = 0;
   double downtime_ms = 0;
@@ -110,6 +129,12 @@ struct Job {
   TimeMs move_again_at = 0;
   std::uint32_t move_failures = 0;
   bool stuck_told = false;  // "cannot be moved because", once per episode
+
+  // Copies on other nodes; see staging.cc.
+  std::map<NodeId, Staged> staged;
+  NodeId standby;  // the one that keeps the newest checkpoint for a recovery; empty: none
+  std::set<NodeId> standby_excluded;  // those that failed to
+  TimeMs standby_retry_at = 0;
 
   bool checkpoint_asked = false;
   bool checkpoints_failing = false;
@@ -195,6 +220,21 @@ class Cluster::Impl {
     return place(request, candidates());
   }
   std::vector<Candidate> candidates() const;
+
+  // ---- staging.cc: copies of checkpoints where they will be needed
+  bool finish_rounds(Job& job);  // of a planned move; true: nothing more is to be staged
+  void begin_round(Job& job);
+  void round_over(Job& job);
+  void drive_standby(Job& job);
+  bool may_stand_by(const Job& job, const NodeId& id) const;
+  void look_for_standbys(const Node& node);  // it became fit to be one, or unfit
+  void stage(Job& job, const NodeId& id, CheckpointNumber number);
+  void unstage(Job& job, NodeId id);  // by value: callers pass what this clears
+  void unstage_all(Job& job);
+  void tell_to_drop(Node& node, JobId job);
+  void stage_done(const OrderDone& done);
+  void staging_node_gone(Job& job, const NodeId& id);
+  void staged_reported(Node& node, const std::vector<StagedReport>& reports, bool registering);
 
   // ---- recovery.cc
   void drive_start(Job& job);

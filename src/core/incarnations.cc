@@ -14,6 +14,7 @@ constexpr TimeMs kKillAgainMs = 1'000;
 }  // namespace
 
 void Cluster::Impl::on(const OrderDone& input) {
+  if (input.kind == OrderKind::Stage) return stage_done(input);
   Node* node = find(input.node);
   if (node != nullptr && (input.kind == OrderKind::Kill || input.kind == OrderKind::Release)) {
     node->ending.erase({input.job, input.generation});
@@ -56,6 +57,7 @@ void Cluster::Impl::on(const OrderDone& input) {
                          with_kind(input.failure, input.error)));
       }
       break;
+    case OrderKind::Stage: break;
   }
 }
 
@@ -301,6 +303,8 @@ void Cluster::Impl::promote(Job& job, const OrderDone* done) {
   const auto old = job.r.current;
   if (job.r.current) clear_current(job);
   job.r.attempt.reset();
+  job.staged.erase(attempt.node);  // it is the job's own now
+  if (job.standby == attempt.node) job.standby = {};
   job.r.current = IncarnationRecord{attempt.node, attempt.generation, IncarnationState::Running};
   job.end_attempt = false;
   job.attempt_running_count = 0;

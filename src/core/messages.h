@@ -33,6 +33,7 @@ struct NodeRegistered {
   std::string epoch;
   std::string boot_id;  // empty: unknown
   std::vector<IncarnationReport> incarnations;
+  std::vector<StagedReport> staged;
 };
 // Answered by AnswerHeartbeat, in the same apply().
 struct Heartbeat {
@@ -40,6 +41,7 @@ struct Heartbeat {
   std::string epoch;
   NodeSample sample;
   std::vector<IncarnationReport> incarnations;
+  std::vector<StagedReport> staged;
 };
 // The result of an order, found by its id. For those that were not dropped only.
 struct OrderDone {
@@ -50,11 +52,12 @@ struct OrderDone {
   FailureKind failure = FailureKind::None;
   std::string error;
   std::string log_tail;
-  CheckpointNumber checkpoint;  // of checkpoint and freeze
+  CheckpointNumber checkpoint;  // of checkpoint and freeze; of stage, whatever came of it
   double frozen_for_ms = 0;     // freeze
-  double fetch_ms = 0;          // restore
+  double fetch_ms = 0;          // restore, stage
   double restore_ms = 0;
-  double running_for_ms = 0;  // start, restore
+  double running_for_ms = 0;        // start, restore
+  std::uint64_t fetched_bytes = 0;  // stage
 };
 // A checkpoint is durable and verified. Only to be committed while standing() says Current.
 // Comes before the OrderDone of the order that caused it.
@@ -233,6 +236,13 @@ struct TakeCheckpoint {
   JobId job;
   Generation generation;
 };
+// Keep a copy of the checkpoint ready to be restored, instead of any other of that job; 0: let it
+// go. The only order that is about no incarnation; those for one job are executed in their order.
+struct StageCheckpoint {
+  NodeId node;
+  JobId job;
+  CheckpointNumber checkpoint;
+};
 // All orders to the node that have no result are void. Emitted before any new one to it.
 struct DropOrders {
   NodeId node;
@@ -277,10 +287,10 @@ struct CheckpointFinished {
   std::vector<RequestId> requests;
 };
 
-using Output =
-    std::variant<SaveJob, SaveNode, ForgetJob, QuarantineCheckpoint, RollBackOutput,
-                 StartIncarnation, RestoreIncarnation, FreezeIncarnation, ReleaseIncarnation,
-                 KillIncarnation, SignalIncarnation, TakeCheckpoint, DropOrders, AnswerRegister,
-                 AnswerHeartbeat, EmitEvent, Reply, MoveFinished, CheckpointFinished>;
+using Output = std::variant<SaveJob, SaveNode, ForgetJob, QuarantineCheckpoint, RollBackOutput,
+                            StartIncarnation, RestoreIncarnation, FreezeIncarnation,
+                            ReleaseIncarnation, KillIncarnation, SignalIncarnation, TakeCheckpoint,
+                            StageCheckpoint, DropOrders, AnswerRegister, AnswerHeartbeat, EmitEvent,
+                            Reply, MoveFinished, CheckpointFinished>;
 
 }  // namespace baton::core

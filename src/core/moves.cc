@@ -42,6 +42,7 @@ void Cluster::Impl::drive(Job& job) {
   if (job.end_current && job.r.current && !job.finish_at) {
     ensure_kill(job, job.r.current->node, job.r.current->generation);
   }
+  drive_standby(job);
   refresh_state(job);
 }
 
@@ -75,7 +76,8 @@ void Cluster::Impl::drive_stop(Job& job) {
   out(SignalIncarnation{job.r.current->node, job.id(), job.r.current->generation, kSigTerm});
 }
 
-// Freeze the source, restore at the target, release the source; any failure undoes it.
+// Bring what there is to the target, freeze the source, restore at the target, release the source;
+// any failure undoes it.
 void Cluster::Impl::drive_planned(Job& job) {
   Move& move = *job.move;
   if (job.asked == Job::Asked::Freeze && move.deadline && *move.deadline <= now_) {
@@ -104,9 +106,14 @@ void Cluster::Impl::drive_planned(Job& job) {
       move.failure = fmt::format("{} could not be asked to freeze it", job.r.current->node);
       return drive_planned(job);
     }
+    if (!move.decide_ms) {
+      move.decide_ms = static_cast<double>(now_ - move.fired_at);
+      move.decided_at = now_;
+    }
+    if (!finish_rounds(job)) return;
     move.freeze_sent = true;
     move.freeze_sent_at = now_;
-    move.decide_ms = static_cast<double>(now_ - move.fired_at);
+    move.stage_ms = static_cast<double>(now_ - move.decided_at);
     move.deadline = now_ + config_.freeze_timeout_ms;
     job.asked = Job::Asked::Freeze;
     out(FreezeIncarnation{job.r.current->node, job.id(), job.r.current->generation});
@@ -220,6 +227,7 @@ void Cluster::Impl::finish_move(Job& job, bool ok, std::string error) {
                     .to = move.to,
                     .detect_ms = move.detect_ms,
                     .decide_ms = move.decide_ms.value_or(0),
+                    .stage_ms = move.stage_ms,
                     .transfer_ms = move.transfer_ms,
                     .restore_ms = move.restore_ms,
                     .downtime_ms = move.downtime_ms,
@@ -264,6 +272,7 @@ void Cluster::Impl::finish_move(Job& job, bool ok, std::string error) {
 
 void Cluster::Impl::end(Job& job, JobState state, std::optional<int> code, std::string reason) {
   assert(!job.r.current && !job.r.attempt);
+  unstage_all(job);
   if (job.move) finish_move(job, false, reason.empty() ? "the job ended" : reason);
   job.r.state = state;
   job.r.reason = reason;

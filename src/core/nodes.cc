@@ -49,6 +49,7 @@ void Cluster::Impl::on(const NodeRegistered& input) {
   const bool restarted = known && !came_up && !same_epoch && !node.epoch.empty();
   out(DropOrders{id});
   node.ending.clear();
+  node.dropping.clear();
   node.epoch = input.epoch;
   node.record.facts = input.facts;
   node.record.boot_id = input.boot_id;
@@ -61,6 +62,7 @@ void Cluster::Impl::on(const NodeRegistered& input) {
   for (auto& [job_id, job] : jobs_) orders_dropped(job, node);
   AnswerRegister answer{.node = id, .refused = {}, .lease_ms = config_.lease_ms, .kill = {}};
   reconcile(node, input.incarnations, true, same_epoch, &answer.kill);
+  staged_reported(node, input.staged, true);
   out(std::move(answer));
   mark_waiting();
 }
@@ -75,6 +77,7 @@ void Cluster::Impl::on(const Heartbeat& input) {
   node->sample = input.sample;
   node->has_sample = true;
   reconcile(*node, input.incarnations, false, true, nullptr);
+  staged_reported(*node, input.staged, false);
   out(AnswerHeartbeat{input.node, true, config_.lease_ms});
   settle();
   run_policies(*node);
@@ -85,6 +88,7 @@ void Cluster::Impl::node_lost(Node& node) {
   const TimeMs last_sign = node.last_heard;
   node.record.lost = true;
   node.ending.clear();
+  node.dropping.clear();
   node.sample = {};
   node.has_sample = false;
   node.watch = {};
@@ -96,6 +100,7 @@ void Cluster::Impl::node_lost(Node& node) {
                    static_cast<double>(now_ - last_sign) / 1000));
   const std::string why = fmt::format("{} was lost", node.id());
   for (auto& [id, job] : jobs_) {
+    staging_node_gone(job, node.id());
     if (job.r.attempt && job.r.attempt->node == node.id()) attempt_gone(job, why);
     if (job.r.current && job.r.current->node == node.id()) {
       current_gone(job, Cause::NodeLost, why, last_sign, last_sign);
@@ -120,6 +125,7 @@ void Cluster::Impl::orders_dropped(Job& job, const Node& node) {
     }
     mark(job);
   }
+  if (const auto own = job.staged.find(node.id()); own != job.staged.end()) own->second.asked = {};
   if (job.r.attempt && job.r.attempt->node == node.id()) {
     job.attempt_running_count = 0;
     job.kill_again_at = 0;

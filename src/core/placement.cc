@@ -107,7 +107,7 @@ std::string Placement::why_none() const {
 }
 
 Placement place(const PlacementRequest& request, const std::vector<Candidate>& candidates) {
-  using Score = std::tuple<bool, bool, bool, long, std::uint32_t, NodeId>;
+  using Score = std::tuple<bool, bool, bool, bool, long, std::uint32_t, NodeId>;
   Placement placement;
   std::optional<Score> best;
   for (const Candidate& node : candidates) {
@@ -124,6 +124,7 @@ Placement place(const PlacementRequest& request, const std::vector<Candidate>& c
     Score score{node.sample.about_to_fail,
                 weakness.has_value(),
                 node.facts.criu_version.empty(),
+                id != request.preferred,
                 std::lround(node.sample.cpu_utilization * 100),
                 node.job_count,
                 id};

@@ -34,6 +34,7 @@ struct PlacementRequest {
   JobNeeds needs;  // wanted_node is not looked at; see `only`
   Urgency urgency = Urgency::Normal;
   NodeId only;                             // empty: any
+  NodeId preferred;                        // wins among those that are equally suitable
   std::map<NodeId, std::string> excluded;  // and why ("it is there already")
   // What a restore needs of the node; absent: a start from scratch.
   bool restoring = false;
@@ -50,8 +51,8 @@ struct Placement {
   std::string why_none() const;
 };
 
-// Among those that fit: not overloaded, then least utilization (to the whole per cent), then
-// fewest jobs, then the name.
+// Among those that fit: not overloaded, then the preferred, then least utilization (to the whole
+// per cent), then fewest jobs, then the name.
 Placement place(const PlacementRequest& request, const std::vector<Candidate>& candidates);
 
 // Dotted numbers, compared number by number ("4.10" > "4.2.1"); what is not a number ends a part.

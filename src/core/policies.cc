@@ -20,6 +20,7 @@ void Cluster::Impl::run_policies(Node& node) {
     if (!node.about_to_fail_told) {
       tell(event::kAboutToFail, nullptr, node.id(),
            fmt::format("{}: is about to fail: {}", node.id(), node.sample.about_to_fail_cause));
+      look_for_standbys(node);
     }
     node.about_to_fail_told = true;
     evacuate(node, Cause::AboutToFail, config_.evacuate_parallel);
@@ -90,6 +91,7 @@ void Cluster::Impl::evacuate(Node& node, Cause cause, std::uint32_t parallel) {
     if (!may_move(job, node, because)) continue;
     PlacementRequest request = wish(job, drain ? Urgency::Normal : Urgency::Rescue, {}, nullptr);
     request.excluded[node.id()] = "is where it runs";
+    request.preferred = job.standby;
     const Placement placement = place_job(request);
     if (placement.node) {
       start_move(job, Move{.cause = cause, .to = *placement.node, .fired_at = now_}, because);
@@ -125,6 +127,7 @@ void Cluster::Impl::relieve(Node& node) {
     if (job->policy_moved_at && now_ - *job->policy_moved_at < cooldown) continue;
     PlacementRequest request = wish(*job, Urgency::Relief, {}, nullptr);
     request.excluded[node.id()] = "is where it runs";
+    request.preferred = job->standby;
     if (!job->fled_node.value.empty() && now_ - job->fled_at < cooldown) {
       request.excluded.emplace(job->fled_node, "is where it came from, for the same reason");
     }

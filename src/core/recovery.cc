@@ -64,7 +64,14 @@ void Cluster::Impl::drive_start(Job& job) {
   const Urgency urgency = !only.value.empty() ? Urgency::Named
                           : first             ? Urgency::Normal
                                               : Urgency::Rescue;
-  const PlacementRequest request = wish(job, urgency, only, from);
+  PlacementRequest request = wish(job, urgency, only, from);
+  // Where it is ready, or most of it.
+  CheckpointNumber newest_there;
+  for (const auto& [id, staged] : job.staged) {
+    if (staged.ready.value == 0 || staged.ready < newest_there) continue;
+    newest_there = staged.ready;
+    request.preferred = id;
+  }
   const Placement placement = place_job(request);
   if (placement.node) {
     launch(job, *placement.node, from != nullptr ? from->number : CheckpointNumber{});

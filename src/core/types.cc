@@ -65,6 +65,7 @@ std::string_view to_string(OrderKind kind) {
     case OrderKind::Checkpoint: return "checkpoint";
     case OrderKind::Freeze: return "freeze";
     case OrderKind::Release: return "release";
+    case OrderKind::Stage: return "stage";
   }
   return "unknown";
 }

@@ -30,6 +30,7 @@ struct Policy {
   std::uint32_t keep_daily = 0;
   bool migrate_on_overload = true;
   bool recover_on_node_lost = true;
+  bool standby = true;  // keep the newest checkpoint ready on a second node; see staging.cc
 };
 
 struct Config {
@@ -49,6 +50,12 @@ struct Config {
   // bugs and hung disks, not slow networks.
   std::uint32_t freeze_timeout_ms = 900'000;
   std::uint32_t restore_timeout_ms = 900'000;
+  std::uint32_t stage_timeout_ms = 900'000;
+  // Checkpoints brought to the target of a planned move before the job is frozen: at most so many
+  // (0: none), and no more once one took so little time.
+  std::uint32_t stage_rounds = 4;
+  std::uint32_t stage_short_ms = 150;
+  std::uint32_t standby_retry_ms = 30'000;
   Policy policy;
 };
 
@@ -95,7 +102,7 @@ enum class IncarnationState { Starting, Running, Held };
 
 enum class ExitCause { Exited, Fenced, Killed, Lost };
 
-enum class OrderKind { Start, Restore, Kill, Signal, Checkpoint, Freeze, Release };
+enum class OrderKind { Start, Restore, Kill, Signal, Checkpoint, Freeze, Release, Stage };
 
 // The words of the wire ("cpu-overload", "node-lost", …); logs and events use the same.
 std::string_view to_string(Cause cause);
@@ -150,6 +157,12 @@ struct IncarnationReport {
   double cpu_cores = -1;  // measured use; < 0: unknown
 };
 
+// A copy of a checkpoint that a node keeps because it was told to.
+struct StagedReport {
+  JobId job;
+  CheckpointNumber checkpoint;  // 0: still being fetched
+};
+
 // One finished move, in milliseconds. Meanings as in wire's Timing.
 struct MoveTiming {
   Cause cause = Cause::User;
@@ -157,6 +170,7 @@ struct MoveTiming {
   NodeId to;
   double detect_ms = 0;
   double decide_ms = 0;
+  double stage_ms = 0;
   double transfer_ms = 0;
   double restore_ms = 0;
   double downtime_ms = 0;

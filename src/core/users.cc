@@ -97,6 +97,7 @@ void Cluster::Impl::on(const UserMigrate& input) {
   const Urgency urgency = input.to.value.empty() ? Urgency::Normal : Urgency::Named;
   PlacementRequest request = wish(*job, urgency, input.to, nullptr);
   request.excluded[from] = "is where it runs";
+  request.preferred = job->standby;
   const Placement placement = place_job(request);
   if (!placement.node) {
     return reply(input.request, fail(ErrorCode::FailedPrecondition, placement.why_none()));
@@ -248,6 +249,7 @@ void Cluster::Impl::on(const DrainNode& input) {
   for (auto& [id, job] : jobs_) {
     if (job.r.current && job.r.current->node == node->id()) job.stuck_told = false;
   }
+  look_for_standbys(*node);
   run_policies(*node);
   mark_waiting();
 }
@@ -260,6 +262,7 @@ void Cluster::Impl::on(const CordonNode& input) {
   node->record.cordoned = true;
   save(*node);
   tell(event::kNodeCordon, nullptr, node->id(), fmt::format("{}: takes no more jobs", node->id()));
+  look_for_standbys(*node);
 }
 
 void Cluster::Impl::on(const UncordonNode& input) {
@@ -270,6 +273,7 @@ void Cluster::Impl::on(const UncordonNode& input) {
   node->record.cordoned = node->record.draining = false;
   save(*node);
   tell(event::kNodeUncordon, nullptr, node->id(), fmt::format("{}: takes jobs again", node->id()));
+  look_for_standbys(*node);
   mark_waiting();
 }
 

@@ -33,6 +33,7 @@ void AgentModel::start_process() {
   launch_waiters_.clear();
   freeze_waiters_.clear();
   killed_.clear();
+  staging_.clear();
   for (const auto& [key, sandbox] : sandboxes_) {
     // What the old process was doing to it is undone by the sandbox itself.
     ++sandbox->busy;
@@ -160,6 +161,7 @@ void AgentModel::register_again() {
   input.facts = {.id = id_, .cpus = 4, .memory_bytes = 8ull << 30, .criu_version = "4.2.1"};
   input.epoch = fmt::format("{}-{}", boot_, process_);
   input.incarnations = list();
+  input.staged = list_staged();
   const double sent = local_us();
   call<core::AnswerRegister>([this, input] { return control_.on_register(input); },
                              [this, sent](core::AnswerRegister reply) {
@@ -187,6 +189,7 @@ void AgentModel::heartbeat() {
   input.node = id_;
   input.epoch = fmt::format("{}-{}", boot_, process_);
   input.incarnations = list();
+  input.staged = list_staged();
   input.sample.cpu_utilization = traits.cpu;
   input.sample.memory_utilization = 0.2;
   input.sample.about_to_fail = traits.about_to_fail;

@@ -28,6 +28,8 @@ class AgentModel {
   void cut_power();
   void power_on();
   void partition(bool on);
+  const std::map<JobId, CheckpointNumber>& staged() const { return staged_; }
+  const NodeId& id() const { return id_; }
   bool alive() const { return powered_ && running_; }
 
   AgentTraits traits;
@@ -59,6 +61,9 @@ class AgentModel {
   void freeze(std::uint64_t id, Key key, bool hold);
   void frozen(std::uint64_t id, const SandboxPtr& sandbox, bool hold, int attempts);
   void release(std::uint64_t id, Key key, bool kill);
+  void stage(std::uint64_t id, JobId job, CheckpointNumber number);
+  void stage_next(JobId job);
+  std::vector<core::StagedReport> list_staged() const;
   void kill(Key key);
   void signal(Key key, int number);
   void answer(std::uint64_t id, core::OrderKind kind, Key key,
@@ -85,6 +90,9 @@ class AgentModel {
   std::uint64_t boot_ = 1;
   TimeUs paused_until_ = 0;
 
+  // On the disk: survives a power cut.
+  std::map<JobId, CheckpointNumber> staged_;
+
   // On the machine: survives the agent process.
   std::map<Key, SandboxPtr> sandboxes_;
   std::map<Key, SandboxPtr> unreported_;
@@ -105,6 +113,7 @@ class AgentModel {
   std::map<Key, std::vector<std::uint64_t>> launch_waiters_;
   std::map<Key, std::vector<std::uint64_t>> freeze_waiters_;
   std::set<Key> killed_;
+  std::map<JobId, std::deque<std::pair<std::uint64_t, CheckpointNumber>>> staging_;
   std::uint64_t next_upload_ = 0;
 };
 

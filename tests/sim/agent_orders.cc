@@ -14,33 +14,34 @@ struct Overloaded : Fs... {
 void AgentModel::handle(const PendingOrder& order) {
   if (answered_.contains(order.id)) return send_result(order.id);
   if (!accepted_.insert(order.id).second) return;
-  std::visit(Overloaded{[&](const core::StartIncarnation& o) {
-                          launch(order.id, o.job, o.generation, {});
-                        },
-                        [&](const core::RestoreIncarnation& o) {
-                          launch(order.id, o.job, o.generation, o.checkpoint);
-                        },
-                        [&](const core::FreezeIncarnation& o) {
-                          freeze(order.id, {o.job, o.generation}, true);
-                        },
-                        [&](const core::TakeCheckpoint& o) {
-                          freeze(order.id, {o.job, o.generation}, false);
-                        },
-                        [&](const core::ReleaseIncarnation& o) {
-                          release(order.id, {o.job, o.generation}, o.kill);
-                        },
-                        [&](const core::KillIncarnation& o) {
-                          kill({o.job, o.generation});
-                          after(kernel_.rng.between(1 * kMs, 50 * kMs), [this, id = order.id, o] {
-                            answer(id, core::OrderKind::Kill, {o.job, o.generation});
-                          });
-                        },
-                        [&](const core::SignalIncarnation& o) {
-                          signal({o.job, o.generation}, o.signal);
-                          answer(order.id, core::OrderKind::Signal, {o.job, o.generation});
-                        },
-                        [](const auto&) {}},
-             order.order);
+  std::visit(
+      Overloaded{
+          [&](const core::StartIncarnation& o) { launch(order.id, o.job, o.generation, {}); },
+          [&](const core::RestoreIncarnation& o) {
+            launch(order.id, o.job, o.generation, o.checkpoint);
+          },
+          [&](const core::FreezeIncarnation& o) {
+            freeze(order.id, {o.job, o.generation}, true);
+          },
+          [&](const core::TakeCheckpoint& o) {
+            freeze(order.id, {o.job, o.generation}, false);
+          },
+          [&](const core::ReleaseIncarnation& o) {
+            release(order.id, {o.job, o.generation}, o.kill);
+          },
+          [&](const core::KillIncarnation& o) {
+            kill({o.job, o.generation});
+            after(kernel_.rng.between(1 * kMs, 50 * kMs), [this, id = order.id, o] {
+              answer(id, core::OrderKind::Kill, {o.job, o.generation});
+            });
+          },
+          [&](const core::SignalIncarnation& o) {
+            signal({o.job, o.generation}, o.signal);
+            answer(order.id, core::OrderKind::Signal, {o.job, o.generation});
+          },
+          [&](const core::StageCheckpoint& o) { stage(order.id, o.job, o.checkpoint); },
+          [](const auto&) {}},
+      order.order);
 }
 
 void AgentModel::answer(std::uint64_t id, core::OrderKind kind, Key key, core::FailureKind failure,
@@ -118,6 +119,7 @@ void AgentModel::launched(const SandboxPtr& sandbox, CheckpointNumber from) {
     world_.set_life(*sandbox, Life::Ended);
     sandboxes_.erase(key);
   } else {
+    staged_.erase(sandbox->job);
     world_.set_life(*sandbox, Life::Running);
     live(sandbox);
   }
@@ -164,6 +166,49 @@ void AgentModel::release(std::uint64_t id, Key key, bool kill_it) {
     live(sandbox);
   }
   answer(id, core::OrderKind::Release, key);
+}
+
+// One at a time for each job, in the order in which they came.
+void AgentModel::stage(std::uint64_t id, JobId job, CheckpointNumber number) {
+  auto& queue = staging_[job];
+  queue.emplace_back(id, number);
+  if (queue.size() == 1) stage_next(job);
+}
+
+void AgentModel::stage_next(JobId job) {
+  const auto [id, number] = staging_[job].front();
+  const TimeUs time = number.value == 0 ? 1 * kMs : kernel_.rng.between(2 * kMs, 2000 * kMs);
+  after(time, [this, id = id, number = number, job] {
+    auto failure = core::FailureKind::None;
+    const auto& all = world_.checkpoints[job];
+    const auto stored = all.find(number);
+    if (number.value == 0) {
+      staged_.erase(job);
+    } else if (stored == all.end() || stored->second.damaged) {
+      failure = core::FailureKind::DamagedCheckpoint;
+    } else if (kernel_.rng.chance(world_.weather.order_failure)) {
+      failure = core::FailureKind::NoSpace;
+    } else {
+      staged_[job] = number;
+    }
+    answer(id, core::OrderKind::Stage, {job, {}}, failure, number);
+    auto& queue = staging_[job];
+    queue.pop_front();
+    if (queue.empty()) {
+      staging_.erase(job);
+    } else {
+      stage_next(job);
+    }
+  });
+}
+
+std::vector<core::StagedReport> AgentModel::list_staged() const {
+  std::vector<core::StagedReport> result;
+  for (const auto& [job, number] : staged_) result.push_back({job, number});
+  for (const auto& [job, queue] : staging_) {
+    if (!staged_.contains(job)) result.push_back({job, {}});
+  }
+  return result;
 }
 
 void AgentModel::kill(Key key) {

@@ -117,6 +117,8 @@ void ControlModel::execute(const core::Output& output) {
         }
         if constexpr (std::is_same_v<T, core::DropOrders>) {
           orders_[what.node].clear();
+        } else if constexpr (std::is_same_v<T, core::StageCheckpoint>) {
+          order(what.node, output);
         } else if constexpr (requires {
                                what.generation;
                                what.node;
@@ -143,7 +145,8 @@ void ControlModel::execute(const core::Output& output) {
             if (awaiting_move_.erase(request) != 1) kernel_.fail("a move finished twice");
           }
           const core::MoveTiming& t = what.timing;
-          if (t.detect_ms < 0 || t.decide_ms < 0 || t.transfer_ms < 0 || t.downtime_ms < 0) {
+          if (t.detect_ms < 0 || t.decide_ms < 0 || t.stage_ms < 0 || t.transfer_ms < 0 ||
+              t.downtime_ms < 0) {
             kernel_.fail("a move with a negative time");
           }
         } else if constexpr (std::is_same_v<T, core::EmitEvent>) {

@@ -9,8 +9,8 @@
 //
 // Promises checked at every change: no job runs twice; generations only grow; what the log has at
 // a job's end is what the job printed; every user gets one answer. And once the faults stop: every
-// job runs, once, or has ended. A failure prints its seed; --first SEED --seeds 1 --verbose
-// replays it exactly.
+// job runs, once, and has a standby, or has ended; no node keeps a copy for nobody. A failure
+// prints its seed; --first SEED --seeds 1 --verbose replays it exactly.
 #include <charconv>
 #include <cstring>
 #include <memory>
@@ -207,6 +207,20 @@ class Simulation {
       if (!control_.accepted(job->id).is_prefix_of(running[0]->output)) {
         wrong(fmt::format("has printed [{}], but the log says [{}]", running[0]->output.describe(),
                           control_.accepted(job->id).describe()));
+      }
+      const bool is_good = !job->checkpoints.empty() && !job->checkpoints.back().quarantined &&
+                           !job->checkpoints.back().damaged;
+      const core::StandbyView standby = control_.cluster().standby(job->id);
+      if (is_good && standby.ready.value == 0) wrong("has no standby");
+    }
+    for (const auto& agent : agents_) check_staged(*agent);
+  }
+
+  void check_staged(const AgentModel& agent) {
+    for (const auto& [job, number] : agent.staged()) {
+      if (!control_.cluster().may_stage(job, agent.id())) {
+        kernel_.fail(fmt::format("{} keeps checkpoint {} of job {} for nobody", agent.id().value,
+                                 number.value, job.value));
       }
     }
   }

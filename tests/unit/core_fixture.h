@@ -146,7 +146,26 @@ class ClusterTest : public ::testing::Test {
     return reply && !reply->status ? reply->status.error() : Error(ErrorCode::Internal, "no error");
   }
 
-  Config config;
+  // Tests of staging set this; the others look at what comes after it.
+  void with_staging() {
+    config.stage_rounds = Config{}.stage_rounds;
+    config.policy.standby = true;
+  }
+  void staged(const std::string& node, std::uint64_t number,
+              FailureKind failure = FailureKind::None, std::uint64_t id = 1) {
+    apply(OrderDone{.kind = OrderKind::Stage,
+                    .job = JobId(id),
+                    .node = NodeId(node),
+                    .failure = failure,
+                    .checkpoint = CheckpointNumber(number)});
+  }
+
+  Config config = [] {
+    Config config;
+    config.stage_rounds = 0;
+    config.policy.standby = false;
+    return config;
+  }();
   TimeMs now = 1'000'000;
   std::vector<Output> last;
   std::vector<EmitEvent> events;
