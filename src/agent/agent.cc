@@ -169,6 +169,7 @@ void Agent::make_context() {
       .criu_problem = criu_.ok ? "" : criu_.why,
       .cpu_features = cpu_features(),
       .cgroup_parent = cgroup_parent_,
+      .standby_limit_bytes = options_.standby_limit_bytes,
       .controller = *link_,
       .engine = *engine_,
       .sandboxes = sandboxes_,
@@ -304,6 +305,10 @@ void add_options(CLI::App& app, AgentOptions& options) {
   app.add_flag("--kill-jobs-on-exit", options.kill_jobs_on_exit,
                "End all jobs here at SIGTERM. Default: they run on, and the next agent takes them "
                "over if it comes before their lease runs out");
+  app.add_option("--standby-limit", options.standby_limit_bytes,
+                 "Most that this node keeps of checkpoints of jobs that run elsewhere, such as "
+                 "20GB. Default: until 5 % of the disk are left")
+      ->transform(CLI::AsSizeValue(false));
   app.add_option("--log-level", options.log_level, "trace, debug, info, warn or error")
       ->capture_default_str();
 }

@@ -48,6 +48,7 @@ struct NodeContext {
   std::string criu_problem;
   std::vector<std::string> cpu_features;
   std::string cgroup_parent;
+  std::uint64_t standby_limit_bytes = 0;  // of copies for jobs that run elsewhere; 0: the disk's
 
   ControllerLink& controller;
   Engine& engine;

@@ -48,6 +48,7 @@ class ControllerLink {
     pb::Checkpoint info;
     std::vector<store::StoredFile> files;
     bool fetched = false;
+    std::uint64_t bytes = 0;  // that came over the wire
   };
   virtual Result<Download> download(const pb::DownloadRequest& request,
                                     const std::filesystem::path& directory,

@@ -76,7 +76,6 @@ void Incarnation::end() {
   } else if (up_ && !moved_away_) {
     if (!deliver_exit(exit_report())) return;
   }
-  if (moved_away_) node_.copies.drop(job());
   remove_all();
 }
 

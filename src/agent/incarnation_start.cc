@@ -1,4 +1,5 @@
 // How an incarnation comes to run: from its command, from a checkpoint, or found running.
+#include "agent/fetch.h"
 #include "agent/incarnation.h"
 #include "agent/specs.h"
 #include "base/clock.h"
@@ -106,11 +107,13 @@ Status Incarnation::restore() {
     BATON_TRY(auto copy, fetch(origin.checkpoint, &fetch_ms));
     result.set_fetch_ms(fetch_ms);
     BATON_CHECK(check_ready());
-    const Status restored = restore_from(*copy, result);
-    if (!restored && restored.error().code() == ErrorCode::Damaged) {
-      copy->discard();
-      node_.copies.drop(job());
-    }
+    Status restored = restore_from(*copy, result);
+    if (restored) node_.copies.unstage(job());
+    if (restored || restored.error().code() != ErrorCode::Damaged) return restored;
+    // Parts of it may have lain here for long: if they went bad, the controller's are still good.
+    if (const Status whole = copy->verify(); !whole)
+      restored = fail(ErrorCode::Unfit, "this node's copy went bad: " + whole.error().message());
+    node_.copies.drop(job());
     return restored;
   };
   Status status = bring_back();
@@ -127,31 +130,15 @@ Status Incarnation::restore() {
 
 // The node's own copy if it is that checkpoint and whole, else the controller's.
 Result<std::shared_ptr<LocalCopy>> Incarnation::fetch(CheckpointNumber number, double* fetch_ms) {
-  const std::int64_t began_ns = node_.now_ns();
-  pb::DownloadRequest request;
-  request.set_node(node_.node);
-  request.set_job_id(job().value);
-  request.set_generation(generation().value);
-  request.set_checkpoint(number.value);
-  auto copy = node_.copies.find(job());
-  std::set<std::string> whole;
-  if (copy) whole = copy->whole_shared_files();
-  request.mutable_have_xxh3_128()->Assign(whole.begin(), whole.end());
-  auto have_it = [&](const pb::Checkpoint& info) {
-    return copy && same_checkpoint(copy->info(), info) && copy->verify(whole);
+  FetchRequest request{
+      .job = job(), .generation = generation(), .number = number, .directory = record_.restore()};
+  request.keep = [&](ControllerLink::Download& download) {
+    return node_.copies.keep(download.info, record_.restore(), std::move(download.files));
   };
   BATON_CHECK(fault("agent.restore.before_fetch"));
-  auto download = node_.controller.download(request, record_.restore(),
-                                            copy ? copy->directory() : std::filesystem::path(),
-                                            have_it, cancel_);
-  if (!download)
-    return fail(std::move(download).error().context(fmt::format("fetch checkpoint {}", number)));
-  if (download->fetched) {
-    BATON_TRY(copy,
-              node_.copies.keep(download->info, record_.restore(), std::move(download->files)));
-  }
-  *fetch_ms = ms_between(began_ns, node_.now_ns());
-  return copy;
+  BATON_TRY(const Fetched fetched, fetch_checkpoint(node_, request, cancel_));
+  *fetch_ms = fetched.ms;
+  return fetched.copy;
 }
 
 Status Incarnation::restore_from(const LocalCopy& copy, pb::OrderResult& result) {

@@ -132,6 +132,7 @@ std::uint32_t LeaseKeeper::turn_register() {
   request.set_agent_epoch(identity_.agent_epoch);
   request.set_boot_id(identity_.boot_id);
   for (const auto& entry : *roster_.snapshot()) *request.add_incarnations() = entry->describe();
+  for (const auto& copy : *roster_.staged()) *request.add_staged() = copy;
   wire::clean_text(request);
   auto reply = transport_.register_node(request, kRegisterTimeoutMs);
   if (!reply) {
@@ -156,6 +157,7 @@ std::uint32_t LeaseKeeper::turn_heartbeat() {
   request.set_agent_epoch(identity_.agent_epoch);
   if (auto sample = sample_()) *request.mutable_sample() = *sample;
   for (const auto& entry : *roster_.snapshot()) *request.add_incarnations() = entry->describe();
+  for (const auto& copy : *roster_.staged()) *request.add_staged() = copy;
   wire::clean_text(request);
   const std::uint32_t timeout_ms = std::max(heartbeat_ms_, clock_.lease_ms() / 3);
   const std::int64_t sent_ns = now_();

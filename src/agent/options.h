@@ -14,6 +14,7 @@ struct AgentOptions {
   std::filesystem::path criu_prefix;  // default: see default_criu_prefix()
   std::string node_cgroup;            // below the hierarchies' mount points; "": this process's own
   bool kill_jobs_on_exit = false;
+  std::uint64_t standby_limit_bytes = 0;  // 0: what the disk allows
   std::string log_level = "info";
 };
 

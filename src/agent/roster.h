@@ -1,4 +1,5 @@
-// The incarnations that live on this node, as the lease thread sees them.
+// The incarnations that live on this node and the copies it keeps for others, as the lease thread
+// sees them.
 //
 // Readers take a snapshot without a lock; writers copy. So nothing that an incarnation does,
 // however slow, can hold up a heartbeat.
@@ -53,7 +54,15 @@ class Roster {
     entries_.store(std::move(copy));
   }
 
+  // What the controller asked to be kept ready; complete.
+  using Staged = std::vector<pb::StagedCopy>;
+  std::shared_ptr<const Staged> staged() const { return staged_.load(); }
+  void set_staged(Staged staged) {
+    staged_.store(std::make_shared<const Staged>(std::move(staged)));
+  }
+
  private:
+  std::atomic<std::shared_ptr<const Staged>> staged_ = std::make_shared<const Staged>();
   std::mutex writers_;
   std::atomic<std::shared_ptr<const Entries>> entries_ = std::make_shared<const Entries>();
 };

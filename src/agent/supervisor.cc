@@ -22,6 +22,7 @@ Status Supervisor::adopt_all() {
     jobs.insert(name.job);
   }
   node_.copies.keep_only(jobs);
+  stager_.take_up();
   return {};
 }
 
@@ -65,6 +66,12 @@ std::shared_ptr<Incarnation> Supervisor::find(JobId job, Generation generation) 
   return found == incarnations_.end() ? nullptr : found->second;
 }
 
+bool Supervisor::lives(JobId job) const {
+  std::lock_guard lock(mutex_);
+  const auto first = incarnations_.lower_bound({job, Generation(0)});
+  return first != incarnations_.end() && first->first.first == job;
+}
+
 void Supervisor::refuse(std::uint64_t order_id, const Error& error) {
   spdlog::warn("order refused: {}", error.message());
   pb::OrderResult result;
@@ -96,6 +103,7 @@ void Supervisor::order(const pb::Order& order) {
     case pb::Order::kCheckpoint: incarnation = about(order.checkpoint()); break;
     case pb::Order::kFreeze: incarnation = about(order.freeze()); break;
     case pb::Order::kRelease: incarnation = about(order.release()); break;
+    case pb::Order::kStage: return stager_.order(order.order_id(), order.stage());
     case pb::Order::WHAT_NOT_SET: break;
   }
   if (order.has_kill()) {
@@ -127,6 +135,7 @@ void Supervisor::bring(const pb::StartOrder& order, std::uint64_t order_id,
                                     generation)));
   }
   newest_[job] = generation;
+  stager_.give_way(job);
   std::vector<std::shared_ptr<Incarnation>> predecessors;
   for (const auto& [key, incarnation] : incarnations_)
     if (key.first == job) predecessors.push_back(incarnation);

@@ -8,13 +8,15 @@
 
 #include "agent/context.h"
 #include "agent/incarnation.h"
+#include "agent/stager.h"
 
 namespace baton::agent {
 
 // order() and the kills may be called from any thread; the rest from the owner's.
 class Supervisor {
  public:
-  explicit Supervisor(NodeContext& node) : node_(node) {}
+  explicit Supervisor(NodeContext& node)
+      : node_(node), stager_(node, [this](JobId job) { return lives(job); }) {}
 
   // Takes over what an earlier agent left: running sandboxes, and ends that nobody was told of.
   Status adopt_all();
@@ -34,12 +36,14 @@ class Supervisor {
   void bring(const pb::StartOrder& order, std::uint64_t order_id, Incarnation::Origin origin);
   void refuse(std::uint64_t order_id, const Error& error);
   std::shared_ptr<Incarnation> find(JobId job, Generation generation) const;
+  bool lives(JobId job) const;
 
   NodeContext& node_;
   mutable std::mutex mutex_;
   std::map<Key, std::shared_ptr<Incarnation>> incarnations_;
   std::map<JobId, Generation> newest_;           // seen here; older orders are stale
   std::map<JobId, std::int64_t> last_lived_ns_;  // of jobs that were here and may come back
+  Stager stager_;
 };
 
 }  // namespace baton::agent

@@ -157,6 +157,7 @@ class Downloader {
     if (!file_.valid()) return fail(ErrorCode::Damaged, "bytes without a file");
     BATON_CHECK_CTX(sys::write_all(file_.get(), part.data()), current_.path);
     hasher_.update(part.data());
+    bytes_ += part.data().size();
     written_ += part.data().size();
     if (!part.last()) return {};
     current_.xxh3_128 = hasher_.hex();
@@ -170,6 +171,7 @@ class Downloader {
 
   bool complete() const { return !file_.valid(); }
   std::vector<store::StoredFile> files() { return std::move(files_); }
+  std::uint64_t bytes() const { return bytes_; }
 
  private:
   Status open(const pb::FilePart& part) {
@@ -203,6 +205,7 @@ class Downloader {
   Fd file_;
   store::Hasher hasher_;
   std::uint64_t written_ = 0;
+  std::uint64_t bytes_ = 0;  // of all files
 };
 
 }  // namespace
@@ -254,6 +257,7 @@ Result<ControllerLink::Download> download_checkpoint(
     return fail(std::move(status).error());
   }
   result.files = files.files();
+  result.bytes = files.bytes();
   result.fetched = true;
   return result;
 }

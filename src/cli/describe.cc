@@ -71,13 +71,14 @@ std::string shorten(const std::string& text, std::size_t columns) {
 }
 
 std::string moves_table(const v1::Job& job) {
-  Table table({"WHEN", "CAUSE", "FROM", "TO", "CHECKPOINT", "DETECT", "DECIDE", "TRANSFER",
+  Table table({"WHEN", "CAUSE", "FROM", "TO", "CHECKPOINT", "DETECT", "DECIDE", "STAGE", "TRANSFER",
                "RESTORE", "DOWNTIME", "RESULT"});
   for (const v1::Timing& move : job.moves())
     table.add({format_clock(move.at_wall_ms()), move.cause(), move.from(), move.to(),
                std::to_string(move.checkpoint()), format_duration_ms(move.detect_ms()),
-               format_duration_ms(move.decide_ms()), format_duration_ms(move.transfer_ms()),
-               format_duration_ms(move.restore_ms()), format_duration_ms(move.downtime_ms()),
+               format_duration_ms(move.decide_ms()), format_duration_ms(move.stage_ms()),
+               format_duration_ms(move.transfer_ms()), format_duration_ms(move.restore_ms()),
+               format_duration_ms(move.downtime_ms()),
                move.ok() ? "ok" : "failed: " + move.error()});
   return table.text();
 }

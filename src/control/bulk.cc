@@ -138,7 +138,9 @@ Status Bulk::download(const v1::DownloadRequest& request,
   CheckpointNumber number(request.checkpoint());
   v1::DownloadPart part;
   Status known = context_.loop.with_lock([&](Loop::Locked& l) -> Status {
-    if (l.state.core.standing(job, generation) == core::Standing::Stale)
+    const NodeId node(request.node());
+    const bool to_stage = generation.value == 0 && l.state.core.may_stage(job, node);
+    if (!to_stage && l.state.core.standing(job, generation) == core::Standing::Stale)
       return fail(ErrorCode::StaleGeneration,
                   fmt::format("job {}: generation {} is superseded", job, generation));
     auto entry = l.state.jobs.find(job);

@@ -28,6 +28,7 @@ grpc::Status ClusterService::Register(grpc::ServerContext*, const v1::RegisterRe
   input.epoch = request->agent_epoch();
   input.boot_id = request->boot_id();
   input.incarnations = reports_from_wire(request->incarnations());
+  input.staged = staged_from_wire(request->staged());
   Loop::Applied applied = context_.loop.with_lock([&](Loop::Locked& l) {
     l.state.nodes[input.facts.id].facts = request->facts();
     return l.apply(input);
@@ -57,6 +58,7 @@ grpc::Status ClusterService::Heartbeat(grpc::ServerContext*, const v1::Heartbeat
   input.epoch = request->agent_epoch();
   input.sample = from_wire(request->sample());
   input.incarnations = reports_from_wire(request->incarnations());
+  input.staged = staged_from_wire(request->staged());
   // The answer does not wait for the disk: a renewal changes nothing that is saved.
   Loop::Applied applied = context_.loop.with_lock([&](Loop::Locked& l) {
     Loop::Applied result = l.apply(input);
@@ -137,6 +139,7 @@ void ClusterService::take_result(const NodeId& node, const v1::OrderResult& resu
     done.fetch_ms = result.fetch_ms();
     done.restore_ms = result.restore_ms();
     done.running_for_ms = result.running_for_ms();
+    done.fetched_bytes = result.fetched_bytes();
     l.apply(done);
   });
 }

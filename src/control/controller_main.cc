@@ -59,6 +59,9 @@ void add_policy_options(CLI::App& app, v1::Policy& policy) {
   app.add_option_function<std::uint32_t>(
       "--keep-daily", [&](const std::uint32_t& value) { policy.set_keep_daily(value); },
       "The same for days. Default: 0.");
+  app.add_flag_function(
+      "--no-standby", [&](std::int64_t) { policy.set_standby(false); },
+      "Do not keep each job's newest checkpoint ready on a second node.");
 }
 
 }  // namespace

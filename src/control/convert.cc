@@ -33,6 +33,7 @@ v1::Timing to_wire(const core::MoveTiming& timing) {
   wire.set_to(timing.to.value);
   wire.set_detect_ms(timing.detect_ms);
   wire.set_decide_ms(timing.decide_ms);
+  wire.set_stage_ms(timing.stage_ms);
   wire.set_transfer_ms(timing.transfer_ms);
   wire.set_restore_ms(timing.restore_ms);
   wire.set_downtime_ms(timing.downtime_ms);
@@ -56,6 +57,7 @@ v1::Policy to_wire(const core::Policy& policy) {
   wire.set_keep_daily(policy.keep_daily);
   wire.set_migrate_on_overload(policy.migrate_on_overload);
   wire.set_recover_on_node_lost(policy.recover_on_node_lost);
+  wire.set_standby(policy.standby);
   return wire;
 }
 
@@ -138,6 +140,7 @@ core::Policy merge(core::Policy base, const v1::Policy& overrides) {
     base.migrate_on_overload = overrides.migrate_on_overload();
   if (overrides.has_recover_on_node_lost())
     base.recover_on_node_lost = overrides.recover_on_node_lost();
+  if (overrides.has_standby()) base.standby = overrides.standby();
   return base;
 }
 

@@ -109,6 +109,14 @@ class Loop::Recorder {
     fill(*message.mutable_checkpoint(), take);
     order(take.node, core::OrderKind::Checkpoint, take, std::move(message));
   }
+  void on(const core::StageCheckpoint& stage) {
+    PendingOrder pending;
+    pending.message.mutable_stage()->set_job_id(stage.job.value);
+    pending.message.mutable_stage()->set_checkpoint(stage.checkpoint.value);
+    pending.kind = core::OrderKind::Stage;
+    pending.job = stage.job;
+    give(stage.node, std::move(pending));
+  }
   void on(const core::DropOrders& drop) { state_.links.drop_orders(drop.node); }
 
   void on(const core::AnswerRegister& answer) {
@@ -155,6 +163,9 @@ class Loop::Recorder {
     pending.kind = kind;
     pending.job = output.job;
     pending.generation = output.generation;
+    give(node, std::move(pending));
+  }
+  void give(const NodeId& node, PendingOrder pending) {
     batch_.actions.push_back(AllowOrder{node, state_.links.add(node, std::move(pending))});
   }
   v1::JobSpec spec(JobId job) const {

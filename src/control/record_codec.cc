@@ -23,7 +23,8 @@ json encode(const core::Policy& p) {
           {"keep_hourly", p.keep_hourly},
           {"keep_daily", p.keep_daily},
           {"migrate_on_overload", p.migrate_on_overload},
-          {"recover_on_node_lost", p.recover_on_node_lost}};
+          {"recover_on_node_lost", p.recover_on_node_lost},
+          {"standby", p.standby}};
 }
 
 json encode(const core::IncarnationRecord& i) {
@@ -93,6 +94,7 @@ bool decode(const json& object, core::Policy& p) {
   fields.get("keep_daily", p.keep_daily);
   fields.get("migrate_on_overload", p.migrate_on_overload);
   fields.get("recover_on_node_lost", p.recover_on_node_lost);
+  fields.get("standby", p.standby);
   return fields.ok();
 }
 

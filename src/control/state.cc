@@ -137,6 +137,9 @@ v1::Job State::job_view(JobId id) const {
   job.set_last_error_log(record->last_error_log);
   job.set_restarts(record->restarts);
   job.set_desired_stop(record->desired_stop);
+  const core::StandbyView standby = core.standby(id);
+  job.set_standby(standby.node.value);
+  job.set_standby_checkpoint(standby.ready.value);
   return job;
 }
 
@@ -148,6 +151,9 @@ v1::Checkpoint State::checkpoint_view(JobId job, const v1::Checkpoint& info) con
   const auto& checkpoints = entry->second.checkpoints;
   const bool newest = !checkpoints.empty() && checkpoints.rbegin()->first.value == info.number();
   if (newest && info.node() == record->current->node.value) view.add_copies(info.node());
+  const core::StandbyView standby = core.standby(job);
+  if (standby.ready.value != 0 && standby.ready.value == info.number())
+    view.add_copies(standby.node.value);
   return view;
 }
 

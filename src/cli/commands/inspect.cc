@@ -63,6 +63,10 @@ void print_state(const v1::Job& job) {
     else
       line("Protected",
            job.unprotected_cause().empty() ? "not yet" : "no: " + job.unprotected_cause());
+    if (!job.standby().empty())
+      line("Standby", job.standby_checkpoint() ? fmt::format("{}, has checkpoint {}", job.standby(),
+                                                             job.standby_checkpoint())
+                                               : job.standby() + ", has no checkpoint yet");
   }
   line("Output", fmt::format("{}, of which {} safe", format_size(job.output_bytes()),
                              format_size(job.output_safe_bytes())));
