@@ -100,7 +100,7 @@ void Stager::work() {
     ready_.pop_front();
     const std::shared_ptr<Work> work = queues_[job].front();
     lock.unlock();
-    execute(job, *work);
+    const pb::OrderResult result = execute(job, *work);
     lock.lock();
     Queue& queue = queues_[job];
     queue.pop_front();
@@ -108,12 +108,15 @@ void Stager::work() {
       queues_.erase(job);
     else
       ready_.push_back(job);
-    list();
+    list();  // before the answer: who has it sees the new list
     if (!ready_.empty()) changed_.notify_one();
+    lock.unlock();
+    node_.send_result(result);
+    lock.lock();
   }
 }
 
-void Stager::execute(JobId job, Work& work) {
+pb::OrderResult Stager::execute(JobId job, Work& work) {
   pb::OrderResult result;
   result.set_order_id(work.order_id);
   result.set_checkpoint(work.number.value);
@@ -141,7 +144,7 @@ void Stager::execute(JobId job, Work& work) {
     spdlog::info("job {}: checkpoint {} not staged: {}", job, work.number,
                  status.error().message());
   }
-  node_.send_result(result);
+  return result;
 }
 
 Status Stager::drop(JobId job) {

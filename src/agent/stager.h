@@ -42,7 +42,7 @@ class Stager {
   using Queue = std::deque<std::shared_ptr<Work>>;  // the first one is being worked on
 
   void work();
-  void execute(JobId job, Work& work);
+  pb::OrderResult execute(JobId job, Work& work);
   Status drop(JobId job);
   Status check_budget(JobId job, const pb::Checkpoint& info) const;
   Result<std::shared_ptr<LocalCopy>> keep(Work& work, const std::filesystem::path& directory,

@@ -20,6 +20,25 @@ TEST_F(ControllerTest, MigrationMovesAJobWithItsOutput) {
   ASSERT_EQ(*one.ship(id, 1, 0, "0\n1\n"), 4u);
 
   auto moved = migrate("loop", "node-2");
+  for (int round = 1; round <= 2; ++round) {
+    auto take = one.next_order();
+    ASSERT_TRUE(take.has_checkpoint()) << take.ShortDebugString();
+    auto taken = one.upload(id, 1, 4, {{"images/core-2.img", fmt::format("round {}", round)}});
+    ASSERT_TRUE(taken) << taken.error().message();
+    if (round == 1) {
+      auto early = two.download(id, 0, *taken);
+      ASSERT_FALSE(early) << "it was not asked to keep it yet";
+      EXPECT_EQ(early.error().code(), ErrorCode::StaleGeneration);
+    }
+    v1::OrderResult named;
+    named.set_checkpoint(*taken);
+    one.answer(take, named);
+    auto stage = two.next_order();
+    ASSERT_TRUE(stage.has_stage()) << stage.ShortDebugString();
+    EXPECT_EQ(stage.stage().checkpoint(), *taken);
+    EXPECT_TRUE(two.download(id, 0, *taken));
+    two.answer(stage, named);
+  }
   auto freeze = one.next_order();
   ASSERT_TRUE(freeze.has_freeze()) << freeze.ShortDebugString();
   ASSERT_EQ(*one.ship(id, 1, 4, "2\n"), 6u);
@@ -66,6 +85,11 @@ TEST_F(ControllerTest, AFailedRestoreLeavesTheJobAtItsSource) {
   two.attach();
   auto id = run_on(one, spec("loop", "node-1"));
   auto moved = migrate("loop", "node-2");
+  auto take = one.next_order();
+  ASSERT_TRUE(take.has_checkpoint());
+  v1::OrderResult none;
+  none.set_failure(v1::FAILURE_INTERNAL);
+  one.answer(take, none);  // then the move goes without
   auto freeze = one.next_order();
   ASSERT_TRUE(freeze.has_freeze());
   auto number = one.upload(id, 1, 0, {{"a", "b"}}, true);

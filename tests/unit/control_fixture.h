@@ -33,6 +33,7 @@ class ControllerTest : public testing::Test {
     ControllerOptions options;
     options.lease_ms = 60'000;
     options.policy.set_keep_checkpoints(2);
+    options.policy.set_standby(false);
     return options;
   }
   void restart() {
