@@ -1,5 +1,7 @@
 #include "agent/supervisor.h"
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "sys/file.h"
 
@@ -68,8 +70,9 @@ std::shared_ptr<Incarnation> Supervisor::find(JobId job, Generation generation) 
 
 bool Supervisor::lives(JobId job) const {
   std::lock_guard lock(mutex_);
-  const auto first = incarnations_.lower_bound({job, Generation(0)});
-  return first != incarnations_.end() && first->first.first == job;
+  return std::ranges::any_of(incarnations_, [&](const auto& item) {
+    return item.first.first == job && !item.second->finished();
+  });
 }
 
 void Supervisor::refuse(std::uint64_t order_id, const Error& error) {

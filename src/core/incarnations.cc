@@ -17,7 +17,7 @@ void Cluster::Impl::on(const OrderDone& input) {
   if (input.kind == OrderKind::Stage) return stage_done(input);
   Node* node = find(input.node);
   if (node != nullptr && (input.kind == OrderKind::Kill || input.kind == OrderKind::Release)) {
-    node->ending.erase({input.job, input.generation});
+    if (node->ending.erase({input.job, input.generation}) != 0) look_for_standbys(*node);
   }
   Job* found = find(input.job);
   if (found == nullptr) return;

@@ -98,7 +98,10 @@ void Cluster::Impl::round_over(Job& job) {
 
 bool Cluster::Impl::may_stand_by(const Job& job, const NodeId& id) const {
   const Node* node = find(id);
-  return node != nullptr && node->reachable() && !node->record.cordoned && !node->record.draining &&
+  if (node == nullptr) return false;
+  const auto ending = node->ending.lower_bound({job.id(), Generation{}});
+  if (ending != node->ending.end() && ending->first == job.id()) return false;  // soon
+  return node->reachable() && !node->record.cordoned && !node->record.draining &&
          !node->sample.about_to_fail && job.r.current->node != id;
 }
 
@@ -122,8 +125,11 @@ void Cluster::Impl::drive_standby(Job& job) {
   const CheckpointFacts* newest = newest_usable(job);
   if (newest == nullptr || newest->damaged) return;
   if (job.standby.value.empty()) {
-    PlacementRequest request = wish(job, Urgency::Normal, {}, newest);
-    request.excluded[job.r.current->node] = "is where it runs";
+    // A copy needs no processor: an overloaded node is better than none.
+    PlacementRequest request = wish(job, Urgency::Rescue, {}, newest);
+    for (const auto& [id, node] : nodes_) {
+      if (!may_stand_by(job, id)) request.excluded[id] = "may not stand by";
+    }
     for (const NodeId& id : job.standby_excluded) request.excluded[id] = "could not keep a copy";
     const Placement placement = place_job(request);
     if (!placement.node) {

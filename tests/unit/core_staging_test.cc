@@ -240,6 +240,35 @@ TEST_F(StandbyTest, AnotherNodeStandsByWhenTheFirstIsCordonedOrLost) {
   EXPECT_EQ(order->node, NodeId("node-2"));
 }
 
+TEST_F(StandbyTest, TheSourceOfAMoveStandsByOnceItHasLetTheJobGo) {
+  up("node-1");
+  up("node-2");
+  run("node-1", 1);
+  staged("node-2", 1);
+  apply(UserMigrate{.request = 2, .job = JobId(1), .to = NodeId("node-2")});
+  checkpointed(2);
+  staged("node-2", 2);
+  ASSERT_TRUE(one<FreezeIncarnation>());
+  frozen("node-1", 1, 3);
+  done(OrderKind::Restore, "node-2", 2);
+  EXPECT_TRUE(one<ReleaseIncarnation>());
+  EXPECT_EQ(stage_order(), "");
+  done(OrderKind::Release, "node-1", 1);
+  EXPECT_EQ(stage_order(), "node-1 3");
+}
+
+TEST_F(StandbyTest, ABusyNodeIsBetterThanNoneAndOneAboutToFailIsNot) {
+  up("node-1");
+  up("node-2");
+  up("node-3");
+  Heartbeat failing{.node = NodeId("node-2"), .epoch = "a"};
+  failing.sample.about_to_fail = true;
+  apply(failing);
+  beat("node-3", 0.99);
+  run("node-1", 1);
+  EXPECT_EQ(stage_order(), "node-3 1");
+}
+
 TEST_F(StandbyTest, AnUnwillingNodeIsNotAskedAgainAtOnce) {
   up("node-1");
   up("node-2");
