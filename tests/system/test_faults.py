@@ -24,7 +24,8 @@ def checkpoint_folder(cluster, job, number):
 @pytest.mark.parametrize("damage", ["delete", "truncate", "flip"])
 def test_a_damaged_checkpoint_is_quarantined_and_the_one_before_is_used(make_cluster, damage):
     cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms")
-    cluster.run("loop", *LOOP, ENDLESS, 0.05, flags=["--node", "node-1", "--interval", "400ms"])
+    cluster.run("loop", *LOOP, ENDLESS, 0.05, flags=["--node", "node-1", "--interval", "400ms", "--policy",
+                                                     "standby=false"])
     cluster.until_checkpoint("loop", after=1)
     cluster.power_cut("node-1")
     job = cluster.job("loop")

@@ -1,0 +1,60 @@
+"""Looks from outside at whether a program goes on, through a page that it shares.
+
+memwork counts its page writes in the first eight bytes of its --stats file. The file lies on a
+volume, so it is the same one wherever the program runs, and the clock is this process's own.
+"""
+
+import mmap
+import struct
+import threading
+import time
+
+POLL_S = 0.0003
+
+
+class Observer:
+    """Notes when the counter moves. Times are seconds of this machine's monotonic clock."""
+
+    def __init__(self, path):
+        self.file = open(path, "r+b")
+        self.page = mmap.mmap(self.file.fileno(), 4096)
+        self.lock = threading.Lock()
+        self.ended = threading.Event()
+        self.since = time.monotonic()
+        self.reset()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    def reset(self):
+        with self.lock:
+            self.longest = (0.0, self.since, self.since)  # seconds, from, to
+
+    def _watch(self):
+        last = self.writes()
+        while not self.ended.wait(POLL_S):
+            now, value = time.monotonic(), self.writes()
+            if value == last:
+                continue
+            with self.lock:
+                if now - self.since > self.longest[0]:
+                    self.longest = (now - self.since, self.since, now)
+                self.since, last = now, value
+
+    def writes(self):
+        return struct.unpack_from("<Q", self.page, 0)[0]
+
+    def gap_ms(self):
+        """The longest time without a write since reset()."""
+        with self.lock:
+            return self.longest[0] * 1000
+
+    def first_after(self, moment):
+        """When the program had written for the first time after it stood still from `moment` on."""
+        with self.lock:
+            return self.longest[2] if self.longest[2] > moment else None
+
+    def close(self):
+        self.ended.set()
+        self.thread.join()
+        self.page.close()
+        self.file.close()
