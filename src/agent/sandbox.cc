@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <atomic>
+#include <mutex>
 
 #include "agent/sandbox_client.h"
 #include "agent/sandbox_command.h"
@@ -32,6 +33,28 @@ std::int64_t request_of(CriuIpc ipc) {
   }
   return 0;
 }
+
+class ConnectionGuard final : public SandboxGuard {
+ public:
+  explicit ConnectionGuard(InitConnection connection) : connection_(std::move(connection)) {}
+
+  Status arm() { return ask({.op = Op::DieWithAgent, .a = 1}); }
+  Status keep(int fd) override { return ask({.op = Op::Keep}, fd); }
+  Status release() override { return ask({.op = Op::DieWithAgent, .a = 0}); }
+  void kill() override {
+    std::lock_guard lock(mutex_);
+    (void)connection_.tell({.op = Op::Kill});
+  }
+
+ private:
+  Status ask(const Request& request, int fd = -1) {
+    std::lock_guard lock(mutex_);
+    BATON_CHECK(connection_.ask(request, fd));
+    return {};
+  }
+  std::mutex mutex_;
+  InitConnection connection_;
+};
 
 class RunningSandbox final : public Sandbox {
  public:
@@ -122,6 +145,13 @@ class RunningSandbox final : public Sandbox {
   Status set_die_with_agent(bool armed) override {
     BATON_CHECK(connection_.ask(Request{.op = Op::DieWithAgent, .a = armed ? 1 : 0}));
     return {};
+  }
+
+  Result<std::unique_ptr<SandboxGuard>> guard() override {
+    BATON_TRY(auto connection, InitConnection::open(directory()));
+    auto guard = std::make_unique<ConnectionGuard>(std::move(connection));
+    BATON_CHECK(guard->arm());
+    return guard;
   }
 
   Status signal(int number) override {

@@ -114,6 +114,19 @@ enum class CriuIpc {
   Fresh,    // one of its own, which a tree that is restored will share
 };
 
+// A reason of its own for a sandbox to end with this process: see Sandbox::guard(). Independent of
+// the Sandbox that it came from. Thread-safe. The end of an unreleased guard is the sandbox's.
+class SandboxGuard {
+ public:
+  virtual ~SandboxGuard() = default;
+  // Pid 1 holds the descriptor open as well, until release() or its own end. Any process of the
+  // sandbox is gone before it closes it.
+  virtual Status keep(int fd) = 0;
+  virtual Status release() = 0;
+  // Ends everything in the sandbox at once.
+  virtual void kill() = 0;
+};
+
 class Sandbox {
  public:
   // Builds directory, mounts and namespaces and starts pid 1; no command runs yet. On error,
@@ -164,6 +177,9 @@ class Sandbox {
   // While armed, pid 1 ends the sandbox as soon as its connection to this agent breaks: set when
   // the source of a migration is held frozen and the target may already be running.
   virtual Status set_die_with_agent(bool armed) = 0;
+  // The sandbox ends when this process does before the guard was released, whatever
+  // set_die_with_agent() says.
+  virtual Result<std::unique_ptr<SandboxGuard>> guard() = 0;
   // Sends a signal to the command (not to the whole tree).
   virtual Status signal(int number) = 0;
   // Ends everything at once; returns when the pid namespace is empty.

@@ -164,4 +164,19 @@ Result<std::vector<ProcessImage>> read_processes(const fs::path& directory) {
   return processes;
 }
 
+Result<std::vector<AddressRange>> read_lazy_mappings(const fs::path& directory, pid_t pid) {
+  // VMA_AREA_VSYSCALL, VMA_AREA_VDSO and VMA_AREA_VVAR of CRIU's criu/include/image.h.
+  constexpr std::uint32_t kernels_own = 1u << 2 | 1u << 3 | 1u << 12;
+  std::vector<AddressRange> ranges;
+  BATON_TRY(auto spaces, read_entries<criu_images::MmEntry>(
+                             directory / fmt::format("mm-{}.img", pid), kMmMagic));
+  for (const auto& space : spaces)
+    for (const auto& vma : space.vmas()) {
+      const bool anonymous = (vma.flags() & MAP_ANONYMOUS) && (vma.flags() & MAP_PRIVATE);
+      if (anonymous && !(vma.flags() & (MAP_LOCKED | MAP_HUGETLB)) && !(vma.status() & kernels_own))
+        ranges.push_back({vma.start(), vma.end()});
+    }
+  return ranges;
+}
+
 }  // namespace baton::criu

@@ -36,6 +36,16 @@ struct ProcessImage {
   std::uint64_t environment_end = 0;
 };
 
+struct AddressRange {
+  std::uint64_t start = 0;
+  std::uint64_t end = 0;
+};
+
+// Mappings of a process whose pages CRIU can restore lazily, ascending: vma_entry_can_be_lazy() of
+// its criu/include/vma.h. Damaged: as below.
+Result<std::vector<AddressRange>> read_lazy_mappings(const std::filesystem::path& directory,
+                                                     pid_t pid);
+
 // In the order of the tree. What a zombie does not have is empty. Names need not be UTF-8. Damaged:
 // an image is missing, cut short or not CRIU's.
 Result<std::vector<ProcessImage>> read_processes(const std::filesystem::path& directory);

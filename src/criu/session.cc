@@ -193,6 +193,7 @@ Result<pid_t> Session::restore(const SessionOptions& options, const Hook& hook) 
   auto& opts = *request.mutable_opts();
   fill_common(opts, options);
   opts.set_rst_sibling(true);
+  if (options.lazy_pages) opts.set_lazy_pages(true);
   BATON_TRY(auto response, converse(request, options.silence_limit, hook));
   if (!response.success())
     return fail(ErrorCode::Internal, criu_message_.empty() ? "restore failed" : criu_message_);

@@ -40,6 +40,9 @@ struct SessionOptions {
   std::string images_dir;
   std::string log_file;
   NetworkLock network_lock = NetworkLock::None;
+  // Of a restore: pages that the images mark as lazy come from whoever listens on
+  // lazy-pages.socket in images_dir.
+  bool lazy_pages = false;
   // CRIU is killed when it is silent for longer. Time spent in hooks does not count.
   std::chrono::milliseconds silence_limit{120'000};
 };

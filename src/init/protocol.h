@@ -66,10 +66,12 @@ enum class Op : std::uint32_t {
   LaunchCriu,    // a: pid after which CRIU's pids begin, b: 1 to preload the shim, plus an Ipc;
                  // -> descriptors: socket, pidfd
   SetLease,      // a: deadline, CLOCK_BOOTTIME ns; 0: none
-  DieWithAgent,  // a: 1 while this connection's end shall end the sandbox
+  DieWithAgent,  // a: 1 while this connection's end shall end the sandbox; 0: what was kept on it
+                 // is let go
   Signal,        // a: number
   Kill,
   AdoptRestored,  // a: root pid, b: command pid
+  Keep,           // + descriptor, held open until DieWithAgent 0 on this connection
 };
 
 // The ipc namespace for CRIU: pid 1's, the root's, or a new one.

@@ -121,7 +121,11 @@ bool Supervisor::execute(Connection& connection, const Request& request, int fd,
       if (request.a < 0 || !set_lease(request.a))
         refuse(reply, Code::InvalidArgument, 0, "not a valid deadline");
       return true;
-    case Op::DieWithAgent: connection.die_with_it = request.a != 0; return true;
+    case Op::DieWithAgent:
+      connection.die_with_it = request.a != 0;
+      if (!connection.die_with_it) let_go(connection);
+      return true;
+    case Op::Keep: return keep(connection, fd, reply);
     case Op::Signal: return signal_command(static_cast<int>(request.a), reply);
     case Op::Kill: end("killed", 128 + SIGKILL);
     case Op::AdoptRestored:
@@ -130,6 +134,33 @@ bool Supervisor::execute(Connection& connection, const Request& request, int fd,
   }
   refuse(reply, Code::InvalidArgument, 0, "unknown request");
   return true;
+}
+
+// So that what hangs on it outlives the agent: until this process has ended everything.
+bool Supervisor::keep(const Connection& connection, int fd, Reply* reply) {
+  if (fd < 0 || !connection.die_with_it) {
+    refuse(reply, Code::InvalidArgument, 0, "nothing to keep, or not armed");
+    return true;
+  }
+  for (Kept& kept : kept_) {
+    if (kept.connection != nullptr) continue;
+    const int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (own < 0)
+      refuse(reply, Code::Internal, errno, "keep a descriptor");
+    else
+      kept = {&connection, own};
+    return true;
+  }
+  refuse(reply, Code::Internal, 0, "too many descriptors to keep");
+  return true;
+}
+
+void Supervisor::let_go(const Connection& connection) {
+  for (Kept& kept : kept_) {
+    if (kept.connection != &connection) continue;
+    close(kept.fd);
+    kept = {};
+  }
 }
 
 bool Supervisor::start(Connection& connection, int command_fd, Reply* reply) {

@@ -21,6 +21,7 @@ class Supervisor {
   static constexpr std::size_t kMostConnections = 64;
   static constexpr std::size_t kMostCriu = 8;
   static constexpr std::size_t kRememberedExits = 64;
+  static constexpr std::size_t kMostKept = 768;  // below the usual limit of descriptors
 
   struct Connection {
     int fd = -1;
@@ -35,6 +36,8 @@ class Supervisor {
   void accept_connection();
   void close_connection(Connection& connection);
   void serve(Connection& connection);
+  bool keep(const Connection& connection, int fd, Reply* reply);
+  void let_go(const Connection& connection);
   // Takes the reply's descriptors over.
   void answer(Connection& connection, const Reply& reply, const int* fds = nullptr,
               std::size_t fd_count = 0);
@@ -71,6 +74,13 @@ class Supervisor {
   // Children that ended before anyone said that they were the root of a restored tree.
   Exit exits_[kRememberedExits];
   std::size_t next_exit_ = 0;
+
+  // Descriptors that agents left here: see Op::Keep.
+  struct Kept {
+    const Connection* connection = nullptr;
+    int fd = -1;
+  };
+  Kept kept_[kMostKept];
 };
 
 }  // namespace baton::init

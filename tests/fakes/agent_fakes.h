@@ -57,6 +57,9 @@ class FakeSandbox : public agent::Sandbox {
     dies_with_agent_ = armed;
     return {};
   }
+  Result<std::unique_ptr<agent::SandboxGuard>> guard() override {
+    return fail(ErrorCode::Unfit, "a fake");
+  }
   Status signal(int number) override {
     std::lock_guard lock(mutex_);
     signals_.push_back(number);
@@ -160,6 +163,7 @@ class FakeSandboxHandle : public agent::Sandbox {
     return real_->set_lease_deadline(deadline);
   }
   Status set_die_with_agent(bool armed) override { return real_->set_die_with_agent(armed); }
+  Result<std::unique_ptr<agent::SandboxGuard>> guard() override { return real_->guard(); }
   Status signal(int number) override { return real_->signal(number); }
   Status kill() override { return real_->kill(); }
   int ended_fd() const override { return real_->ended_fd(); }
@@ -244,6 +248,7 @@ class FakeEngine : public agent::Engine {
   }
 
   void build_on(agent::Sandbox&, const fs::path&) override { ++built_on; }
+  Status finish_restore(agent::Sandbox&) override { return {}; }
   void copy_anew(agent::Sandbox&) override { ++copied_anew; }
 
  private:

@@ -172,9 +172,9 @@ TEST_F(PageStoreTest, AssemblesBetweenDumpedPages) {
       content_of(0, 8) + content_of(5, 8) + content_of(6, 8) + content_of(9, 8)));
   const fs::path images = directory_.path() / "images";
   fs::create_directories(images);
-  auto made = assemble_memory(checkpoint, images);
+  auto made = assemble_memory(checkpoint, images, false);
   ASSERT_TRUE(made) << made.error().message();
-  EXPECT_EQ(*made, (std::set<std::string>{"pagemap-7.img", "pages-4.img"}));
+  EXPECT_EQ(made->files, (std::set<std::string>{"pagemap-7.img", "pages-4.img"}));
   auto assembled = criu::read_pagemap(criu::pagemap_path(images, 7));
   ASSERT_TRUE(assembled);
   EXPECT_EQ(assembled->runs,
@@ -201,7 +201,7 @@ TEST_F(PageStoreTest, AssemblyRefusesWhatIsNotWhole) {
     const fs::path images = directory_.path() / "images";
     fs::remove_all(images);
     fs::create_directories(images);
-    auto made = assemble_memory(checkpoint, images);
+    auto made = assemble_memory(checkpoint, images, false);
     EXPECT_FALSE(made);
     return made ? ""
                 : fmt::format("{}: {}", to_string(made.error().code()), made.error().message());

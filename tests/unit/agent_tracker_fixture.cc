@@ -186,7 +186,7 @@ Status TrackerTest::assemble(Tracker& tracker, const std::vector<FrozenMemory>& 
     if (fs::exists(pages)) fs::rename(pages, checkpoint / "images" / pages.filename());
   }
   BATON_CHECK(tracker.save(memory, image_pids, checkpoint, true));
-  BATON_TRY([[maybe_unused]] auto made, assemble_memory(checkpoint, images));
+  BATON_TRY([[maybe_unused]] auto made, assemble_memory(checkpoint, images, false));
   return {};
 }
 

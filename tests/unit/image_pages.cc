@@ -40,9 +40,9 @@ Result<std::map<std::uint64_t, std::string>> read_image_pages(const fs::path& im
 Status complete_images(const fs::path& checkpoint, const fs::path& images) {
   BATON_CHECK(sys::remove_tree(images));
   BATON_CHECK(sys::make_directories(images, 0700));
-  BATON_TRY(auto made, assemble_memory(checkpoint, images));
+  BATON_TRY(auto made, assemble_memory(checkpoint, images, false));
   for (const auto& entry : fs::directory_iterator(checkpoint / "images"))
-    if (!made.contains(entry.path().filename()))
+    if (!made.files.contains(entry.path().filename()))
       BATON_CHECK(link_or_copy(entry.path(), images / entry.path().filename()));
   return {};
 }

@@ -9,6 +9,7 @@
 #include "agent/engine/checkpoint_layout.h"
 #include "agent/engine/page_set.h"
 #include "criu/image_codec.h"
+#include "criu/process_images.h"
 #include "store/pack.h"
 #include "store/page_map.h"
 #include "sys/file.h"
@@ -122,9 +123,34 @@ Status merge(const std::vector<PagemapRun>& theirs, const store::PageMap& map, D
   return {};
 }
 
-// The images of one process; `made` gets their names.
+// Cuts [start, end) where lazy mappings begin and end, and tells each part with whether it is in
+// one. To be called with ascending addresses.
+class LazyCut {
+ public:
+  explicit LazyCut(std::vector<criu::AddressRange> ranges) : ranges_(std::move(ranges)) {}
+
+  template <typename Part>
+  Status cut(std::uint64_t start, std::uint64_t end, Part part) {
+    while (start < end) {
+      while (at_ < ranges_.size() && ranges_[at_].end <= start) ++at_;
+      const bool within = at_ < ranges_.size() && ranges_[at_].start <= start;
+      std::uint64_t stop = end;
+      if (at_ < ranges_.size())
+        stop = std::min(end, within ? ranges_[at_].end : ranges_[at_].start);
+      BATON_CHECK(part(start, stop, within));
+      start = stop;
+    }
+    return {};
+  }
+
+ private:
+  const std::vector<criu::AddressRange> ranges_;
+  std::size_t at_ = 0;
+};
+
+// The images of one process; `made` gets their names, and what is left out.
 Status assemble_process(const fs::path& from, std::uint32_t pid, const store::PageMap& map,
-                        Packs& packs, const fs::path& to, std::set<std::string>& made) {
+                        Packs& packs, const fs::path& to, bool lazily, Assembled& made) {
   BATON_TRY(criu::PagemapImage image, criu::read_pagemap(criu::pagemap_path(from, pid)));
   fs::path their_pages = criu::pages_path(from, image.pages_id);
   Fd dumped;
@@ -135,6 +161,19 @@ Status assemble_process(const fs::path& from, std::uint32_t pid, const store::Pa
   BATON_TRY(Fd out, sys::open_file(pages_path, O_WRONLY | O_CREAT | O_EXCL, 0600));
   PagesFile file(std::move(out), std::move(dumped), map, packs);
   criu::PagemapImage complete{image.pages_id, {}};
+  auto name = [&](std::uint64_t address, std::uint64_t pages, std::uint32_t flags) {
+    auto& runs = complete.runs;
+    if (!runs.empty() && runs.back().flags == flags && runs.back().end() == address)
+      runs.back().pages += pages;
+    else
+      runs.push_back({address, pages, flags});
+  };
+  std::vector<criu::AddressRange> lazy_mappings;
+  if (lazily) {
+    BATON_TRY(lazy_mappings, criu::read_lazy_mappings(from, static_cast<pid_t>(pid)));
+  }
+  LazyCut lazy(std::move(lazy_mappings));
+  LazyPages left_out;
   BATON_CHECK(merge(
       image.runs, map,
       [&](const PagemapRun& run) -> Status {
@@ -143,32 +182,51 @@ Status assemble_process(const fs::path& from, std::uint32_t pid, const store::Pa
         return {};
       },
       [&](const store::MapRun& run, std::uint64_t skip, std::uint64_t pages) -> Status {
-        const std::uint64_t address = run.address + skip * page_bytes;
-        auto& runs = complete.runs;
-        if (!runs.empty() && runs.back().flags == criu::pagemap_present &&
-            runs.back().end() == address)
-          runs.back().pages += pages;
-        else
-          runs.push_back({address, pages, criu::pagemap_present});
-        return file.add_copied(run, skip, pages);
+        const std::uint64_t begin = run.address + skip * page_bytes;
+        return lazy.cut(begin, begin + pages * page_bytes,
+                        [&](std::uint64_t start, std::uint64_t end, bool within) -> Status {
+                          const std::uint64_t count = (end - start) / page_bytes;
+                          if (!within) {
+                            name(start, count, criu::pagemap_present);
+                            return file.add_copied(run, (start - run.address) / page_bytes, count);
+                          }
+                          if (run.pack == store::kZeroPages)
+                            return {};  // what nobody brings reads so
+                          name(start, count, criu::pagemap_lazy);
+                          left_out.pages.append(start, end);
+                          return {};
+                        });
       }));
+  if (!left_out.pages.empty()) {
+    left_out.map = map;
+    made.lazy[static_cast<pid_t>(pid)] = std::move(left_out);
+  }
   fs::path map_path = criu::pagemap_path(to, pid);
   BATON_CHECK(criu::write_pagemap(map_path, complete));
-  made.insert(map_path.filename());
-  made.insert(pages_path.filename());
+  made.files.insert(map_path.filename());
+  made.files.insert(pages_path.filename());
   return {};
 }
 
 }  // namespace
 
-Result<std::set<std::string>> assemble_memory(const fs::path& checkpoint, const fs::path& images) {
-  std::set<std::string> made;
+Result<Assembled> assemble_memory(const fs::path& checkpoint, const fs::path& images, bool lazy) {
+  Assembled made;
   BATON_TRY(auto maps, read_maps(checkpoint));
   Packs packs(checkpoint / layout::packs_folder);
   for (const auto& [pid, map] : maps)
     BATON_CHECK(assemble_process(checkpoint / layout::images_folder,
-                                 static_cast<std::uint32_t>(pid), map, packs, images, made));
+                                 static_cast<std::uint32_t>(pid), map, packs, images, lazy, made));
   return made;
+}
+
+Result<std::uint64_t> memory_bytes(const fs::path& checkpoint) {
+  BATON_TRY(auto maps, read_maps(checkpoint));
+  std::uint64_t pages = 0;
+  for (const auto& [pid, map] : maps)
+    for (const store::MapRun& run : map.runs)
+      if (run.pack != store::kZeroPages) pages += run.pages;
+  return pages * page_bytes;
 }
 
 }  // namespace baton::agent

@@ -2,18 +2,30 @@
 // that stock `criu restore` finds a complete dump.
 #pragma once
 
+#include <sys/types.h>
+
 #include <filesystem>
+#include <map>
 #include <set>
 #include <string>
 
+#include "agent/engine/lazy_memory.h"
 #include "base/result.h"
 
 namespace baton::agent {
 
+struct Assembled {
+  std::set<std::string> files;
+  std::map<pid_t, LazyPages> lazy;  // what was left out, by the pid in the images
+};
+
 // Writes the images of memory of all processes that have a map in `checkpoint` into `images`.
 // There, the others are to be added by the caller: the result names the files that are made.
+// `lazy`: pages that CRIU can restore lazily are only named in them.
 // Damaged: the checkpoint isn't whole; the message names the file.
-Result<std::set<std::string>> assemble_memory(const std::filesystem::path& checkpoint,
-                                              const std::filesystem::path& images);
+Result<Assembled> assemble_memory(const std::filesystem::path& checkpoint,
+                                  const std::filesystem::path& images, bool lazy);
+// The bytes of tracked memory in a checkpoint, zeroes aside.
+Result<std::uint64_t> memory_bytes(const std::filesystem::path& checkpoint);
 
 }  // namespace baton::agent

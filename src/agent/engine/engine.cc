@@ -51,7 +51,9 @@ class CriuEngine : public Engine {
 
   Result<void> restore(Sandbox& sandbox, const fs::path& directory, const RestoreOptions& options,
                        std::string* log_tail) override {
-    BATON_CHECK(RestoreRun(sandbox, directory, options_).run(options, log_tail));
+    RestoreRun run(sandbox, directory, options_);
+    BATON_CHECK(run.run(options, log_tail));
+    if (auto lazy = run.take_lazy_memory()) lazy_.of(sandbox)->memory = std::move(lazy);
     if (!options.leave_stopped_then_kill) build_on(sandbox, directory);
     return {};
   }
@@ -59,6 +61,14 @@ class CriuEngine : public Engine {
   void build_on(Sandbox& sandbox, const fs::path& directory) override {
     files_.of(sandbox)->build_on(directory);
     if (options_.track_memory) memories_.of(sandbox)->build_on(directory);
+  }
+
+  Status finish_restore(Sandbox& sandbox) override {
+    auto slot = lazy_.of(sandbox);
+    if (!slot->memory) return {};
+    BATON_CHECK_CTX(slot->memory->finish(), "bring back its memory");
+    slot->memory.reset();
+    return {};
   }
 
   void copy_anew(Sandbox& sandbox) override {
@@ -69,6 +79,7 @@ class CriuEngine : public Engine {
  private:
   Result<CheckpointInfo> take(Sandbox& sandbox, const fs::path& directory,
                               const CheckpointRun::Hold& hold) {
+    BATON_CHECK(finish_restore(sandbox));
     auto memory = options_.track_memory ? memories_.of(sandbox) : nullptr;
     auto files = files_.of(sandbox);
     CheckpointRun run(sandbox, directory, options_, cache_, *files, memory.get());
@@ -111,6 +122,11 @@ class CriuEngine : public Engine {
   BaseFileCache cache_;
   PerSandbox<PrivateFiles> files_{"files"};
   PerSandbox<TrackedMemory> memories_{"packs"};
+  struct LazySlot {
+    explicit LazySlot(const fs::path&) {}
+    std::unique_ptr<LazyMemory> memory;
+  };
+  PerSandbox<LazySlot> lazy_{"lazy"};
 };
 
 std::set<std::string> words(const std::string& shape) {

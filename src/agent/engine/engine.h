@@ -76,7 +76,13 @@ enum class HoldVerdict {
   Kill,    // it runs elsewhere now
 };
 
+// Eager: the job runs once all of its memory is back. Lazy: as soon as all else is, and its pages
+// follow; until the last one is there, the sandbox dies with this process. Auto: lazy if it is
+// much.
+enum class RestoreMemory { Auto, Eager, Lazy };
+
 struct RestoreOptions {
+  RestoreMemory memory = RestoreMemory::Auto;
   bool leave_stopped_then_kill = false;  // preflight: prove that it restores, never let it run
 };
 
@@ -108,6 +114,8 @@ struct EngineOptions {
   // Whether written memory is tracked where kernel and program allow it, so that the pause depends
   // on what the program writes; else every checkpoint dumps all memory in the freeze.
   bool track_memory = true;
+  // From so much tracked memory on a restore is lazy by itself: below, all of it comes as fast.
+  std::uint64_t lazy_restore_bytes = 32u << 20;
 };
 
 class Engine {
@@ -145,6 +153,9 @@ class Engine {
   // The sandbox was at this checkpoint once: what is in it need not be stored again. For one that
   // an earlier process of ours took it of; restore() does so by itself. Best effort.
   virtual void build_on(Sandbox& sandbox, const std::filesystem::path& directory) = 0;
+  // Waits until all memory of a sandbox that was restored lazily is in its place. Checkpoints do so
+  // by themselves. An error says why it can't come; the sandbox was ended for it.
+  virtual Status finish_restore(Sandbox& sandbox) = 0;
   // Earlier copies of the sandbox's memory and files are not to be trusted: the next checkpoint
   // copies all.
   virtual void copy_anew(Sandbox& sandbox) = 0;

@@ -38,11 +38,12 @@ Status RestoreRun::run(const RestoreOptions& restore_options, std::string* log_t
     BATON_CHECK(criu::summarize_images(directory_ / "images"));
     BATON_CHECK(fill_trees());
     BATON_CHECK(make_output());
-    BATON_CHECK(place_images());
+    BATON_CHECK(place_images(restore_options));
     BATON_CHECK(fault("restore.before_criu"));
     return criu_restore(restore_options.leave_stopped_then_kill, log_tail);
   };
   auto status = work();
+  if (!status) lazy_.reset();
   if (!status || restore_options.leave_stopped_then_kill) {
     if (auto killed = sandbox_.kill(); !killed && status) status = std::move(killed);
   }
@@ -73,11 +74,24 @@ Status RestoreRun::make_output() {
   return {};
 }
 
-Status RestoreRun::place_images() {
-  BATON_TRY(auto assembled, assemble_memory(directory_, sandbox_.images_directory()));
+Result<bool> RestoreRun::wants_lazy(const RestoreOptions& restore_options) const {
+  if (restore_options.leave_stopped_then_kill) return false;  // all pages are to be proven
+  if (restore_options.memory != RestoreMemory::Auto)
+    return restore_options.memory == RestoreMemory::Lazy;
+  BATON_TRY(const std::uint64_t bytes, memory_bytes(directory_));
+  return bytes >= options_.lazy_restore_bytes;
+}
+
+Status RestoreRun::place_images(const RestoreOptions& restore_options) {
+  BATON_TRY(const bool lazily, wants_lazy(restore_options));
+  BATON_TRY(auto assembled, assemble_memory(directory_, sandbox_.images_directory(), lazily));
+  if (!assembled.lazy.empty()) {
+    BATON_TRY(lazy_, LazyMemory::start(sandbox_, directory_ / layout::packs_folder,
+                                       std::move(assembled.lazy)));
+  }
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(directory_ / "images", error))
-    if (!assembled.contains(entry.path().filename()))
+    if (!assembled.files.contains(entry.path().filename()))
       BATON_CHECK(
           link_or_copy(entry.path(), sandbox_.images_directory() / entry.path().filename()));
   if (error)
@@ -102,6 +116,7 @@ Status RestoreRun::criu_restore(bool preflight, std::string* log_tail) {
   BATON_TRY(options.images_dir, link_images(sandbox_));
   options.log_file = log_name;
   options.silence_limit = options_.criu_silence_limit;
+  options.lazy_pages = lazy_ != nullptr;
   bool proven = false;
   Status adopted;
   auto hook = [&](std::string_view name, pid_t) -> Status {
@@ -111,6 +126,8 @@ Status RestoreRun::criu_restore(bool preflight, std::string* log_tail) {
       proven = true;
       return sandbox_.kill();
     }
+    if (lazy_) adopted = lazy_->ready();
+    if (!adopted) return sandbox_.kill();
     adopted = sandbox_.adopt_restored(record_.root_pid, record_.command_pid);
     // CRIU would only log a failure of this hook and let the job run.
     if (!adopted) return sandbox_.kill();
@@ -120,6 +137,7 @@ Status RestoreRun::criu_restore(bool preflight, std::string* log_tail) {
   auto restored = session.restore(options, hook);
   if (proven) return {};
   if (!adopted) return adopted;
+  if (restored && lazy_) lazy_->begin();
   if (restored) return {};
   std::string log = criu::read_log(sandbox_.images_directory() / log_name);
   if (log_tail) *log_tail = criu::tail(log);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "agent/engine/engine.h"
+#include "agent/engine/lazy_memory.h"
 #include "agent/engine/record.h"
 #include "criu/session.h"
 
@@ -17,11 +18,14 @@ class RestoreRun {
 
   // `log_tail` may be null.
   Status run(const RestoreOptions& restore_options, std::string* log_tail);
+  // After a good run: memory that is still to come; may be null.
+  std::unique_ptr<LazyMemory> take_lazy_memory() { return std::move(lazy_); }
 
  private:
   Status fill_trees();
   Status make_output();
-  Status place_images();
+  Status place_images(const RestoreOptions& restore_options);
+  Result<bool> wants_lazy(const RestoreOptions& restore_options) const;
   CriuIpc criu_ipc() const;
   Status criu_restore(bool preflight, std::string* log_tail);
   void apply_attributes();
@@ -30,6 +34,7 @@ class RestoreRun {
   const std::filesystem::path directory_;
   const EngineOptions& options_;
   CheckpointRecord record_;
+  std::unique_ptr<LazyMemory> lazy_;
 };
 
 }  // namespace baton::agent

@@ -1,0 +1,482 @@
+#include "agent/engine/lazy_memory.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "base/fault.h"
+#include "base/log.h"
+#include "store/pack.h"
+#include "sys/file.h"
+
+namespace baton::agent {
+namespace {
+
+namespace fs = std::filesystem;
+using sys::page_bytes;
+using Outcome = sys::PageFaults::Outcome;
+
+// What CRIU says on the socket (criu/uffd.c): a pid, and, unless it is negative (a zombie), a byte
+// with the userfaultfd; at the end this word.
+constexpr const char* kSocketName = "lazy-pages.socket";
+constexpr std::uint32_t kRestoreFinished = 0x52535446;
+
+constexpr int kBackgroundThreads = 2;
+constexpr std::uint32_t kItemPages = 64;  // 256 KiB: a cache's worth, and soon let go of the lock
+constexpr int kChangingPollMs = 1;
+
+Fd make_epoll() { return Fd(::epoll_create1(EPOLL_CLOEXEC)); }
+
+}  // namespace
+
+// A thread's own readers of all packs.
+class LazyMemory::Packs {
+ public:
+  Status open(const fs::path& folder, const std::map<pid_t, std::unique_ptr<Family>>& families) {
+    for (const auto& [pid, family] : families)
+      for (const auto& pack : family->lazy.map.packs) {
+        auto& reader = readers_[pack.hash];
+        if (reader) continue;
+        BATON_TRY(reader, store::PackReader::open(folder / pack.hash));
+      }
+    return {};
+  }
+  Status read(const store::PageMap& map, std::uint32_t pack, std::uint32_t first,
+              std::uint32_t pages, char* out) {
+    const auto found = readers_.find(map.packs[pack].hash);
+    if (found == readers_.end()) return fail(ErrorCode::Internal, "a pack that was not opened");
+    return found->second->read(first, pages, out);
+  }
+
+ private:
+  std::map<std::string, std::unique_ptr<store::PackReader>> readers_;
+};
+
+Result<std::unique_ptr<LazyMemory>> LazyMemory::start(Sandbox& sandbox, const fs::path& packs,
+                                                      std::map<pid_t, LazyPages> pages) {
+  BATON_TRY(auto guard, sandbox.guard());
+  std::unique_ptr<LazyMemory> memory(new LazyMemory(std::move(guard), packs, std::move(pages)));
+  BATON_CHECK(memory->listen(sandbox.images_directory()));
+  memory->copying_ = kBackgroundThreads;
+  memory->threads_.emplace_back([self = memory.get()] { self->serve(); });
+  for (int i = 0; i < kBackgroundThreads; ++i)
+    memory->threads_.emplace_back([self = memory.get()] { self->copy_in_background(); });
+  return memory;
+}
+
+LazyMemory::LazyMemory(std::unique_ptr<SandboxGuard> guard, const fs::path& packs,
+                       std::map<pid_t, LazyPages> pages)
+    : packs_folder_(packs),
+      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      epoll_(make_epoll()),
+      guard_(std::move(guard)) {
+  for (auto& [pid, lazy] : pages) {
+    auto family = std::make_unique<Family>();
+    family->lazy = std::move(lazy);
+    for (const store::MapRun& run : family->lazy.map.runs) {
+      if (run.pack == store::kZeroPages) continue;
+      for (std::uint64_t at = 0; at < run.pages;) {
+        // Ends where an extent of the pack does.
+        const std::uint64_t first = run.first + at;
+        const std::uint64_t count = std::min(run.pages - at, kItemPages - first % kItemPages);
+        family->items.push_back({run.address + at * page_bytes, static_cast<std::uint32_t>(count),
+                                 run.pack, static_cast<std::uint32_t>(first)});
+        at += count;
+      }
+    }
+    // What was written last will be written next: packs are named in the order they were made.
+    std::ranges::stable_sort(family->items, std::greater<>(), &Item::pack);
+    families_[pid] = std::move(family);
+  }
+}
+
+LazyMemory::~LazyMemory() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  const std::uint64_t one = 1;
+  (void)!::write(wake_.get(), &one, sizeof one);
+  for (auto& thread : threads_) thread.join();
+}
+
+Status LazyMemory::listen(const fs::path& images) {
+  if (!wake_.valid() || !epoll_.valid()) return fail_errno("serve pages");
+  // By way of the folder's descriptor: a path in a socket's name is short.
+  BATON_TRY(Fd folder, sys::open_file(images, O_PATH | O_DIRECTORY));
+  (void)::unlinkat(folder.get(), kSocketName, 0);
+  listener_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string path = fmt::format("/proc/self/fd/{}/{}", folder.get(), kSocketName);
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  if (!listener_.valid() ||
+      ::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+      ::listen(listener_.get(), 1) != 0)
+    return fail_errno(fmt::format("listen on {}", (images / kSocketName).string()));
+  for (const Fd* fd : {&wake_, &listener_}) {
+    epoll_event event{.events = EPOLLIN, .data = {.fd = fd->get()}};
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd->get(), &event) != 0)
+      return fail_errno("epoll_ctl");
+  }
+  return {};
+}
+
+Status LazyMemory::ready() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] {
+    return failure_ || (handed_over_ && packs_opened_ == kBackgroundThreads + 1);
+  });
+  if (failure_) return fail(*failure_);
+  for (const auto& [pid, family] : families_)
+    if (family->spaces.empty())
+      return fail(ErrorCode::Damaged,
+                  fmt::format("criu restored no process {}, whose memory is here", pid));
+  return {};
+}
+
+void LazyMemory::begin() {
+  {
+    std::lock_guard lock(mutex_);
+    begun_ = true;
+    begun_ns_ = boot_time_ns();
+  }
+  changed_.notify_all();
+}
+
+Status LazyMemory::finish() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return failure_ || complete_; });
+  if (failure_) return fail(*failure_);
+  return {};
+}
+
+void LazyMemory::give_up(Error error) {
+  std::lock_guard lock(mutex_);
+  if (failure_ || complete_ || stopping_) return;
+  spdlog::error("memory of a restored job can't be completed, ending it: {}", error.message());
+  failure_ = std::move(error);
+  guard_->kill();
+  changed_.notify_all();
+}
+
+// ------------------------------------------------------------------ on demand
+
+void LazyMemory::serve() {
+  ::pthread_setname_np(::pthread_self(), "page-faults");
+  Packs packs;
+  auto work = [&]() -> Status {
+    BATON_CHECK(packs.open(packs_folder_, families_));
+    {
+      std::lock_guard lock(mutex_);
+      ++packs_opened_;
+    }
+    changed_.notify_all();
+    for (;;) {
+      BATON_CHECK(serve_turn(packs));
+      std::lock_guard lock(mutex_);
+      if (stopping_ || failure_ || complete_) return {};
+    }
+  };
+  if (Status status = work(); !status) give_up(std::move(status).error());
+}
+
+Status LazyMemory::serve_turn(Packs& packs) {
+  bool waiting = false;
+  auto each = [&](auto&& visit) -> Status {
+    for (auto& [pid, family] : families_)
+      for (std::size_t i = 0; i < family->spaces.size(); ++i)
+        BATON_CHECK(visit(*family, *family->spaces[i]));
+    for (auto& family : strangers_)
+      for (std::size_t i = 0; i < family->spaces.size(); ++i)
+        BATON_CHECK(visit(*family, *family->spaces[i]));
+    return {};
+  };
+  {
+    std::lock_guard lock(mutex_);
+    BATON_CHECK(each([&](Family&, Space& space) -> Status {
+      waiting |= !space.waiting.empty();
+      return {};
+    }));
+  }
+  epoll_event events[16];
+  const int count =
+      ::epoll_wait(epoll_.get(), events, std::size(events), waiting ? kChangingPollMs : -1);
+  if (count < 0 && errno != EINTR) return fail_errno("epoll_wait");
+  for (int i = 0; i < count; ++i) {
+    if (events[i].data.fd == listener_.get()) BATON_CHECK(take_connection());
+    if (connection_.valid() && events[i].data.fd == connection_.get()) BATON_CHECK(take_message());
+  }
+  std::lock_guard lock(mutex_);
+  if (complete_ || stopping_ || failure_) return {};
+  return each([&](Family& family, Space& space) { return handle(family, space, packs); });
+}
+
+Status LazyMemory::take_connection() {
+  connection_ = Fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!connection_.valid()) return fail_errno("accept criu's connection");
+  epoll_event event{.events = EPOLLIN, .data = {.fd = connection_.get()}};
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, connection_.get(), &event) != 0)
+    return fail_errno("epoll_ctl");
+  return {};
+}
+
+// CRIU writes each message at once, so the rest of one that has begun is awaited.
+Status LazyMemory::take_message() {
+  std::int32_t pid = 0;
+  const ssize_t size = ::recv(connection_.get(), &pid, sizeof pid, MSG_WAITALL);
+  if (size == 0) {
+    connection_.reset();
+    std::lock_guard lock(mutex_);
+    if (handed_over_) return {};
+    return fail(ErrorCode::Internal, "criu left before it handed over what makes pages come");
+  }
+  if (size != sizeof pid) return fail_errno("read what criu says of lazy pages");
+  if (static_cast<std::uint32_t>(pid) == kRestoreFinished) {
+    std::lock_guard lock(mutex_);
+    handed_over_ = true;
+    changed_.notify_all();
+    return {};
+  }
+  if (pid < 0) return {};
+  char byte = 0;
+  iovec data{&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  if (::recvmsg(connection_.get(), &message, MSG_CMSG_CLOEXEC) != 1)
+    return fail_errno("receive a userfaultfd from criu");
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (header == nullptr || header->cmsg_type != SCM_RIGHTS)
+    return fail(ErrorCode::Internal, "criu sent no userfaultfd");
+  int number = -1;
+  std::memcpy(&number, CMSG_DATA(header), sizeof number);
+  Fd fd(number);
+  std::lock_guard lock(mutex_);
+  const auto found = families_.find(pid);
+  Family* family = nullptr;
+  PendingPages pending;
+  if (found != families_.end()) {
+    family = found->second.get();
+    for (const PageRun& run : family->lazy.pages.runs()) pending.add(run.start, run.end);
+    bytes_ += pending.bytes();
+  } else {
+    family = strangers_.emplace_back(std::make_unique<Family>()).get();
+  }
+  return add_space(*family, std::move(fd), std::move(pending));
+}
+
+Status LazyMemory::add_space(Family& family, Fd fd, PendingPages pending) {
+  BATON_CHECK_CTX(guard_->keep(fd.get()), "keep a userfaultfd");
+  epoll_event event{.events = EPOLLIN, .data = {.fd = fd.get()}};
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd.get(), &event) != 0)
+    return fail_errno("epoll_ctl");
+  auto space = std::make_unique<Space>(std::move(fd));
+  space->pending = std::move(pending);
+  family.spaces.push_back(std::move(space));
+  return {};
+}
+
+// All that the kernel has to tell of a space, in its order; under the lock.
+Status LazyMemory::handle(Family& family, Space& space, Packs& packs) {
+  for (;;) {
+    BATON_TRY(auto event, space.faults.next());
+    if (!event) break;
+    switch (event->kind) {
+      case sys::PageEvent::Kind::Fault: space.waiting.push_back(event->start); break;
+      case sys::PageEvent::Kind::Fork:
+        BATON_CHECK(add_space(family, std::move(event->child), space.pending));
+        break;
+      case sys::PageEvent::Kind::Move:
+        space.pending.move(event->start, event->end, event->to);
+        break;
+      case sys::PageEvent::Kind::Drop: space.pending.drop(event->start, event->end); break;
+    }
+  }
+  for (std::uint64_t address : std::exchange(space.waiting, {}))
+    BATON_CHECK(serve_fault(family, space, address, packs));
+  return {};
+}
+
+Status LazyMemory::serve_fault(Family& family, Space& space, std::uint64_t address, Packs& packs) {
+  ++faults_;
+  if (const auto image = space.pending.image_of(address)) {
+    const auto& runs = family.lazy.map.runs;
+    auto run = std::ranges::upper_bound(runs, *image, {}, &store::MapRun::address);
+    if (run == runs.begin() || *image >= (--run)->address + run->pages * page_bytes ||
+        run->pack == store::kZeroPages)
+      return fail(ErrorCode::Internal, "an awaited page that is in no pack");
+    // The pack's whole extent is read anyway.
+    const std::uint64_t wanted = run->first + (*image - run->address) / page_bytes;
+    const std::uint64_t begin =
+        std::max<std::uint64_t>(run->first, wanted - wanted % store::kExtentPages);
+    const std::uint64_t end = std::min<std::uint64_t>(
+        run->first + run->pages, wanted - wanted % store::kExtentPages + store::kExtentPages);
+    char data[store::kExtentPages * page_bytes];
+    BATON_CHECK(packs.read(family.lazy.map, run->pack, static_cast<std::uint32_t>(begin),
+                           static_cast<std::uint32_t>(end - begin), data));
+    const std::uint64_t from = run->address + (begin - run->first) * page_bytes;
+    for (const auto& piece : space.pending.from_image(from, from + (end - begin) * page_bytes)) {
+      BATON_TRY(const Put put, put_piece(space, piece, data + (piece.image - from)));
+      if (put == Put::Changing) {
+        space.waiting.push_back(address);
+        return {};
+      }
+    }
+    space.faults.wake(address, page_bytes);
+    return {};
+  }
+  BATON_TRY(const Outcome outcome, space.faults.fill_with_zeroes(address, page_bytes));
+  if (outcome == Outcome::Changing) space.waiting.push_back(address);
+  if (outcome == Outcome::Present) space.faults.wake(address, page_bytes);
+  return {};
+}
+
+// ------------------------------------------------------------------ in the background
+
+std::optional<std::pair<LazyMemory::Family*, LazyMemory::Item>> LazyMemory::next_item() {
+  for (auto& [pid, family] : families_)
+    while (family->next < family->items.size()) {
+      const Item& item = family->items[family->next++];
+      const std::uint64_t end = item.image + item.pages * page_bytes;
+      const bool wanted = std::ranges::any_of(family->spaces, [&](const auto& space) {
+        return !space->pending.from_image(item.image, end).empty();
+      });
+      if (wanted) return std::pair(family.get(), item);
+    }
+  return std::nullopt;
+}
+
+void LazyMemory::copy_in_background() {
+  ::pthread_setname_np(::pthread_self(), "page-copy");
+  Packs packs;
+  std::vector<char> buffer(kItemPages * page_bytes);
+  auto work = [&]() -> Status {
+    BATON_CHECK(packs.open(packs_folder_, families_));
+    std::unique_lock lock(mutex_);
+    ++packs_opened_;
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return begun_ || stopping_ || failure_; });
+    for (;;) {
+      if (stopping_ || failure_) return {};
+      lock.unlock();
+      BATON_CHECK(fault("restore.lazy.copy"));
+      lock.lock();
+      const auto next = next_item();
+      if (!next) break;
+      lock.unlock();
+      BATON_CHECK(copy_item(*next->first, next->second, packs, buffer));
+      lock.lock();
+    }
+    if (--copying_ == 0) complete();
+    return {};
+  };
+  if (Status status = work(); !status) give_up(std::move(status).error());
+}
+
+Status LazyMemory::copy_item(Family& family, const Item& item, Packs& packs,
+                             std::vector<char>& buffer) {
+  BATON_CHECK(packs.read(family.lazy.map, item.pack, item.first, item.pages, buffer.data()));
+  for (;;) {
+    {
+      std::lock_guard lock(mutex_);
+      if (stopping_ || failure_) return {};
+      BATON_TRY(const Put put,
+                this->put(family, item.image, buffer.data(), item.pages * page_bytes, packs));
+      if (put == Put::Done) return {};
+    }
+    // The event that says how will come at once.
+    ::poll(nullptr, 0, kChangingPollMs);
+  }
+}
+
+Result<LazyMemory::Put> LazyMemory::put(Family& family, std::uint64_t image, const char* data,
+                                        std::size_t bytes, Packs& packs) {
+  bool changing = false;
+  for (std::size_t i = 0; i < family.spaces.size(); ++i) {  // a fork may add to them
+    Space& space = *family.spaces[i];
+    for (const auto& piece : space.pending.from_image(image, image + bytes)) {
+      BATON_TRY(const Put put, put_piece(space, piece, data + (piece.image - image)));
+      if (put == Put::Done) continue;
+      BATON_CHECK(handle(family, space, packs));
+      changing = true;
+      break;
+    }
+  }
+  return changing ? Put::Changing : Put::Done;
+}
+
+Result<LazyMemory::Put> LazyMemory::put_piece(Space& space, const PendingPages::Piece& piece,
+                                              const char* data) {
+  std::uint64_t at = piece.start;
+  std::size_t most = piece.end - piece.start;
+  while (at < piece.end) {
+    std::size_t done = 0;
+    const std::size_t size = std::min<std::size_t>(most, piece.end - at);
+    BATON_TRY(const Outcome outcome, space.faults.fill(at, data + (at - piece.start), size, &done));
+    switch (outcome) {
+      case Outcome::Filled:
+      case Outcome::Partly:
+        space.pending.drop(at, at + done);
+        at += done;
+        break;
+      case Outcome::Present:
+        space.faults.wake(at, page_bytes);
+        space.pending.drop(at, at + page_bytes);
+        at += page_bytes;
+        break;
+      case Outcome::Changing: return Put::Changing;
+      case Outcome::Unmapped:
+        // Pages of two mappings can't be filled at once; a page alone that can't be is wanted no
+        // more.
+        if (size > page_bytes) {
+          most = page_bytes;
+          break;
+        }
+        space.pending.drop(at, at + page_bytes);
+        at += page_bytes;
+        break;
+      case Outcome::Ended: space.pending.clear(); return Put::Done;
+    }
+  }
+  return Put::Done;
+}
+
+// Under the lock. Closing the last descriptor takes all of this out of the job.
+void LazyMemory::complete() {
+  std::uint64_t missing = 0;
+  for (auto& [pid, family] : families_)
+    for (auto& space : family->spaces) missing += space->pending.bytes();
+  if (missing != 0) {
+    spdlog::error("{} bytes of a restored job's memory were left out; ending it", missing);
+    failure_ = Error(ErrorCode::Internal, "some of its memory was left out");
+    guard_->kill();
+    changed_.notify_all();
+    return;
+  }
+  for (auto& [pid, family] : families_) family->spaces.clear();
+  strangers_.clear();
+  if (Status released = guard_->release(); !released)
+    spdlog::debug("after a lazy restore: {}", released.error().message());
+  complete_ = true;
+  const double ms = static_cast<double>(boot_time_ns() - begun_ns_) / 1e6;
+  spdlog::info("memory of a restored job is complete: {} MiB in {:.1f} ms, {} pages on demand",
+               bytes_ >> 20, ms, faults_);
+  changed_.notify_all();
+  const std::uint64_t one = 1;
+  (void)!::write(wake_.get(), &one, sizeof one);
+}
+
+}  // namespace baton::agent

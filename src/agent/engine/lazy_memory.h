@@ -1,0 +1,128 @@
+// The memory of a restored job that runs already: pages come when they are touched, and all others
+// in the background, newest packs first. Internal to the engine.
+//
+//   start    before CRIU: listens where `criu restore --lazy-pages` looks for a server of pages
+//   ready    in CRIU's last hook: every process has handed its userfaultfd over
+//   begin    the job runs: the background copying begins
+//   finish   waits until every page is in its place and nothing of this is left in the job
+//
+// What makes it correct. A page that is neither there nor known to be awaited reads as zero, which
+// is what it held at the checkpoint or what munmap() and madvise() since made of it; the kernel
+// tells of these, of mremap() and of fork() before pages can be put anywhere (UFFDIO_COPY fails
+// with EAGAIN until they were read), and both happen under one lock. If this process dies, the
+// kernel would let all that is missing read as zero: so pid 1 of the sandbox holds the userfaultfds
+// as well, and ends everything when it sees us go (SandboxGuard). The same when a page can't be
+// read.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "agent/engine/page_set.h"
+#include "agent/engine/pending_pages.h"
+#include "agent/sandbox.h"
+#include "base/result.h"
+#include "store/page_map.h"
+#include "sys/page_faults.h"
+
+namespace baton::agent {
+
+// The pages of one process that CRIU is told to leave out.
+struct LazyPages {
+  store::PageMap map;  // where all of its pages lie
+  PageSet pages;
+};
+
+// Thread-safe after start().
+class LazyMemory {
+ public:
+  // `packs`: the checkpoint's folder of them; not needed any more once ready() has returned.
+  // `pages`: by the pid in the images.
+  static Result<std::unique_ptr<LazyMemory>> start(Sandbox& sandbox,
+                                                   const std::filesystem::path& packs,
+                                                   std::map<pid_t, LazyPages> pages);
+  // Ends the sandbox unless all is in place.
+  ~LazyMemory();
+
+  Status ready();
+  void begin();
+  // Damaged, or what else went wrong: the sandbox was ended for it.
+  Status finish();
+
+ private:
+  class Packs;
+  struct Space {
+    explicit Space(Fd fd) : faults(std::move(fd)) {}
+    sys::PageFaults faults;
+    PendingPages pending;
+    std::vector<std::uint64_t> waiting;  // faults that could not be served yet
+  };
+  struct Item {
+    std::uint64_t image = 0;
+    std::uint32_t pages = 0;
+    std::uint32_t pack = 0;
+    std::uint32_t first = 0;
+  };
+  // A process and those that it forks from now on: their pages come from one map.
+  struct Family {
+    LazyPages lazy;
+    std::vector<Item> items;
+    std::size_t next = 0;
+    std::vector<std::unique_ptr<Space>> spaces;
+  };
+
+  LazyMemory(std::unique_ptr<SandboxGuard> guard, const std::filesystem::path& packs,
+             std::map<pid_t, LazyPages> pages);
+  Status listen(const std::filesystem::path& images);
+
+  void serve();
+  Status serve_turn(Packs& packs);
+  Status take_connection();
+  Status take_message();
+  Status add_space(Family& family, Fd fd, PendingPages pending);
+  Status handle(Family& family, Space& space, Packs& packs);
+  Status serve_fault(Family& family, Space& space, std::uint64_t address, Packs& packs);
+
+  void copy_in_background();
+  Status copy_item(Family& family, const Item& item, Packs& packs, std::vector<char>& buffer);
+  enum class Put { Done, Changing };
+  Result<Put> put(Family& family, std::uint64_t image, const char* data, std::size_t bytes,
+                  Packs& packs);
+  Result<Put> put_piece(Space& space, const PendingPages::Piece& piece, const char* data);
+  std::optional<std::pair<Family*, Item>> next_item();
+  void complete();
+  void give_up(Error error);
+
+  const std::filesystem::path packs_folder_;
+  Fd listener_;
+  Fd connection_;
+  Fd wake_;
+  Fd epoll_;
+
+  mutable std::mutex mutex_;  // guards what follows; held while pages are put
+  std::condition_variable changed_;
+  std::unique_ptr<SandboxGuard> guard_;
+  std::map<pid_t, std::unique_ptr<Family>> families_;
+  std::vector<std::unique_ptr<Family>> strangers_;  // processes without pages of ours
+  bool handed_over_ = false;
+  int packs_opened_ = 0;
+  bool begun_ = false;
+  int copying_ = 0;  // background threads that are not done
+  bool complete_ = false;
+  bool stopping_ = false;
+  std::optional<Error> failure_;
+  std::uint64_t bytes_ = 0;
+  std::uint64_t faults_ = 0;
+  std::int64_t begun_ns_ = 0;
+
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace baton::agent
