@@ -148,6 +148,21 @@ class LazyCut {
   std::size_t at_ = 0;
 };
 
+// CRIU marks what could be lazy in every dump, and a lazy restore would skip what is there.
+PagemapRun without_lazy(PagemapRun run) {
+  if (run.flags & criu::pagemap_present) run.flags &= ~criu::pagemap_lazy;
+  return run;
+}
+
+// The same for a process of which nothing was tracked.
+Status unmark_process(const fs::path& from, const fs::path& to, Assembled& made) {
+  BATON_TRY(criu::PagemapImage image, criu::read_pagemap(from));
+  std::ranges::transform(image.runs, image.runs.begin(), without_lazy);
+  BATON_CHECK(criu::write_pagemap(to / from.filename(), image));
+  made.files.insert(from.filename());
+  return {};
+}
+
 // The images of one process; `made` gets their names, and what is left out.
 Status assemble_process(const fs::path& from, std::uint32_t pid, const store::PageMap& map,
                         Packs& packs, const fs::path& to, bool lazily, Assembled& made) {
@@ -178,7 +193,7 @@ Status assemble_process(const fs::path& from, std::uint32_t pid, const store::Pa
       image.runs, map,
       [&](const PagemapRun& run) -> Status {
         if (run.flags & criu::pagemap_present) BATON_CHECK(file.add_dumped(run.pages));
-        complete.runs.push_back(run);
+        complete.runs.push_back(lazily ? without_lazy(run) : run);
         return {};
       },
       [&](const store::MapRun& run, std::uint64_t skip, std::uint64_t pages) -> Status {
@@ -217,6 +232,15 @@ Result<Assembled> assemble_memory(const fs::path& checkpoint, const fs::path& im
   for (const auto& [pid, map] : maps)
     BATON_CHECK(assemble_process(checkpoint / layout::images_folder,
                                  static_cast<std::uint32_t>(pid), map, packs, images, lazy, made));
+  if (!lazy) return made;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(checkpoint / layout::images_folder, error)) {
+    const std::string name = entry.path().filename();
+    const bool is_process = name.starts_with("pagemap-") && !name.starts_with("pagemap-shmem-");
+    if (is_process && !made.files.contains(name))
+      BATON_CHECK(unmark_process(entry.path(), images, made));
+  }
+  if (error) return fail(ErrorCode::Damaged, error.message());
   return made;
 }
 
