@@ -6,6 +6,8 @@
 #   make test         every test, from bare
 #   make bench-pause  how long a program stands still for a checkpoint: build/bench/pause.json
 #   make bench-store  packs against restic and borg: build/bench/store.json
+#   make bench-migrate, make bench-failover
+#                     planned moves against stock CRIU, and recoveries: build/bench/….json
 #   make bench-memory the memory part of that alone: build/bench/memory.json
 #   make sim [SEEDS=4300]
 #                     simulated clusters, 1,000 hours of them, and with bugs that must be found
@@ -17,7 +19,8 @@
 BUILD := build
 PROGRAMS := baton baton-init criu-shim simple_loop
 
-.PHONY: sim all deps configure programs criu demo demo-docker test bench-pause bench-memory bench-store prove-checkpoints format clean
+
+.PHONY: sim bench-migrate bench-failover all deps configure programs criu demo demo-docker test bench-pause bench-memory bench-store prove-checkpoints format clean
 
 all: criu
 
@@ -53,6 +56,12 @@ bench-pause bench-memory bench-store: bench-%: criu
 	cmake --build $(BUILD) --target bench_$*
 	mkdir -p $(BUILD)/bench
 	$(BUILD)/bench_$* --json $(BUILD)/bench/$*.json
+
+bench-migrate bench-failover: bench-%: criu
+	scripts/install-deps test bench
+	cmake --build $(BUILD) --target memwork
+	mkdir -p $(BUILD)/bench
+	BATON_BUILD=$(abspath $(BUILD)) /usr/bin/python3 bench/moves/$*.py --json $(BUILD)/bench/$*.json
 
 sim: configure
 	cmake --build $(BUILD) --target sim_core sim_core_planted
