@@ -61,7 +61,7 @@ bench-migrate bench-failover: bench-%: criu
 	scripts/install-deps test bench
 	cmake --build $(BUILD) --target memwork
 	mkdir -p $(BUILD)/bench
-	BATON_BUILD=$(abspath $(BUILD)) /usr/bin/python3 bench/moves/$*.py --json $(BUILD)/bench/$*.json
+	PYTHONDONTWRITEBYTECODE=1 BATON_BUILD=$(abspath $(BUILD)) /usr/bin/python3 bench/moves/$*.py --json $(BUILD)/bench/$*.json
 
 sim: configure
 	cmake --build $(BUILD) --target sim_core sim_core_planted
