@@ -14,6 +14,7 @@
 #include <random>
 #include <thread>
 
+#include "agent/engine/private_tree.h"
 #include "agent_engine_fixture.h"
 #include "base/clock.h"
 #include "sys/file.h"
@@ -278,6 +279,105 @@ TEST_F(PrivateFilesTest, HolesAndHardLinksStay) {
             *sys::read_file(upper(*sandbox) / "tmp/two"));
 }
 
+// While the job stands still and CRIU's last hook waits.
+class ArchivedBesideCriu : public PrivateFilesTest {
+ protected:
+  Result<CheckpointInfo> take_with(Sandbox& sandbox, const std::function<void()>& work) {
+    ::setenv("BATON_FAULTS", "dump.frozen=delay:1500", 1);
+    const fs::path archives = directory_ / "checkpoint-0";
+    std::jthread worker([&] {
+      const std::int64_t deadline_ms = boot_time_ms() + 10'000;
+      while (!fs::exists(archives / "tree-2.tar") && boot_time_ms() < deadline_ms) ::usleep(1000);
+      ::usleep(100'000);
+      work();
+    });
+    return take(sandbox);
+  }
+  timespec time_of_archive() const {
+    struct stat info {};
+    EXPECT_EQ(::stat((directory_ / "checkpoint-0" / "tree-0.tar").c_str(), &info), 0);
+    return info.st_mtim;
+  }
+};
+
+TEST_F(ArchivedBesideCriu, AndNotAgainWhereNothingChanged) {
+  Sandbox* sandbox = start_shell("echo small >/tmp/small; head -c 1M /dev/urandom >/tmp/big");
+  ASSERT_NE(sandbox, nullptr);
+  timespec early{};
+  auto info = take_with(*sandbox, [&] { early = time_of_archive(); });
+  ASSERT_TRUE(info) << info.error().message();
+  EXPECT_EQ(time_of_archive().tv_sec, early.tv_sec);
+  EXPECT_EQ(time_of_archive().tv_nsec, early.tv_nsec);
+  ASSERT_TRUE(sandbox->kill());
+  auto restored = restore(checkpoint_);
+  ASSERT_TRUE(restored) << restored.error().message() << log_tail_;
+  for (const char* file : {"tmp/small", "tmp/big"})
+    EXPECT_EQ(*sys::read_file(upper(**restored) / file), *sys::read_file(upper(*sandbox) / file));
+}
+
+TEST_F(ArchivedBesideCriu, AndAgainWhereANameCameSince) {
+  Sandbox* sandbox = start_shell("mkdir /tmp/folder; head -c 1M /dev/urandom >/tmp/big");
+  ASSERT_NE(sandbox, nullptr);
+  settle();
+  auto info = take_with(*sandbox, [&] {
+    fs::create_hard_link(upper(*sandbox) / "tmp/big", upper(*sandbox) / "tmp/folder/link");
+  });
+  ASSERT_TRUE(info) << info.error().message();
+  EXPECT_EQ(info->new_file_bytes, mib);
+  ASSERT_TRUE(sandbox->kill());
+  auto restored = restore(checkpoint_);
+  ASSERT_TRUE(restored) << restored.error().message() << log_tail_;
+  EXPECT_EQ(fs::hard_link_count(upper(**restored) / "tmp/folder/link"), 2u);
+  EXPECT_EQ(*sys::read_file(upper(**restored) / "tmp/folder/link"),
+            *sys::read_file(upper(*sandbox) / "tmp/big"));
+}
+
+TEST(TreeFingerprint, ShowsWhatAnArchiveWouldShow) {
+  std::string pattern = "/var/tmp/baton-tree-XXXXXX";
+  ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+  const fs::path root = pattern;
+  std::vector<PrivateTree> trees(1);
+  trees.front().folder = root;
+  std::ofstream(root / "file") << "a";
+  fs::create_directory(root / "folder");
+  auto last = fingerprint(trees);
+  ASSERT_TRUE(last);
+  auto expect_change = [&](const char* what, bool expected = true) {
+    auto now = fingerprint(trees);
+    ASSERT_TRUE(now);
+    EXPECT_EQ(*now != *last, expected) << what;
+    last = now;
+  };
+  expect_change("nothing", false);
+  (void)sys::read_file(root / "file");
+  expect_change("a look", false);
+  std::ofstream(root / "file", std::ios::app) << "b";
+  expect_change("its size");
+  ::chmod((root / "file").c_str(), 0);
+  expect_change("its mode");
+  fs::create_hard_link(root / "file", root / "folder/link");
+  expect_change("a link");
+  fs::rename(root / "folder/link", root / "folder/other");
+  expect_change("a name");
+  std::ofstream(root / "folder/new");
+  expect_change("a file");
+  ::usleep(20'000);
+  std::ofstream(root / "folder/new").flush();
+  EXPECT_EQ(::utimensat(AT_FDCWD, (root / "folder/new").c_str(), nullptr, 0), 0);
+  expect_change("its times");
+  std::ofstream(root / "folder/left out");
+  fs::remove(root / "folder/left out");
+  last = fingerprint(trees, {root / "folder/new"});
+  fs::remove(root / "file");
+  std::ofstream(root / "folder/new") << "more";
+  auto now = fingerprint(trees, {root / "folder/new"});
+  EXPECT_NE(last, now);
+  std::ofstream(root / "folder/new") << "even more";
+  EXPECT_EQ(fingerprint(trees, {root / "folder/new"}), now);
+  fs::remove_all(root);
+  EXPECT_FALSE(fingerprint(trees));
+}
+
 // Neither before the freeze nor in it does a failure harm the job, or the next checkpoint.
 TEST_F(PrivateFilesTest, FailuresLeaveTheJobRunning) {
   Sandbox* sandbox = start_shell("head -c 4M /dev/urandom >/tmp/big");
@@ -290,8 +390,12 @@ TEST_F(PrivateFilesTest, FailuresLeaveTheJobRunning) {
   tell(*sandbox, "head -c 4M /dev/urandom >/tmp/big");
   ::setenv("BATON_FAULTS", "track.frozen=errors,dump.frozen=errors", 1);
   EXPECT_FALSE(take(*sandbox));
+  ::setenv("BATON_FAULTS", "files.archive=errors", 1);
+  EXPECT_FALSE(take(*sandbox));
   ::setenv("BATON_FAULTS", "", 1);
   tell(*sandbox, "head -c 4M /dev/urandom >/tmp/big");
+  // Once only: then the archive that was to be made beside CRIU is made in the freeze.
+  ::setenv("BATON_FAULTS", "files.archive=error", 1);
   TAKE(info, *sandbox);
   auto restored = restore(checkpoint_);
   ASSERT_TRUE(restored) << restored.error().message() << log_tail_;

@@ -86,7 +86,6 @@ Result<CheckpointInfo> CheckpointRun::run(const Hold& hold) {
   };
   auto status = work();
   if (!status) {
-    when_stopped_.reset();
     files_.abandon();
     if (memory_) memory_->abandon();
     if (auto removed = sys::remove_tree(directory_); !removed)
@@ -127,8 +126,6 @@ Status CheckpointRun::dump(const Hold& hold) {
   without_ipc_ = foreknowledge_ == Foreknowledge::Use && has_nothing_of_ipc(processes);
   BATON_TRY(CriuWorker worker,
             sandbox_.launch_criu({}, without_ipc_ ? CriuIpc::Tree : CriuIpc::Outside));
-  BATON_TRY(when_stopped_,
-            WhenStopped::create(sandbox_.images_directory(), [this] { note_while_stopped(); }));
   const pid_t worker_pid = pid_of(worker.pidfd);
   criu::Session session(std::move(worker.socket), std::move(worker.pidfd));
   criu::SessionOptions options;
@@ -141,6 +138,8 @@ Status CheckpointRun::dump(const Hold& hold) {
     return true;
   });
   watch_ = &watch;
+  BATON_TRY(when_stopped_,
+            WhenStopped::create(sandbox_.images_directory(), [this] { note_while_stopped(); }));
   std::optional<HastyWork> hasty;
   auto hook = [&](std::string_view name, pid_t) -> Status {
     if (name == "pre-dump") {
@@ -159,6 +158,7 @@ Status CheckpointRun::dump(const Hold& hold) {
   auto status = session.dump(sandbox_.root_pid_inner(), options, hook);
   steps.resume_us = lap_us();
   hasty.reset();
+  when_stopped_.reset();
   bool too_long = watch.end();
   watch_ = nullptr;
   if (killed_) return {};  // and CRIU with it
@@ -183,6 +183,10 @@ std::chrono::milliseconds CheckpointRun::freeze_limit(const Processes& processes
 
 std::chrono::milliseconds CheckpointRun::time_for(std::uint64_t bytes) const {
   return options_.freeze_limit_per_gib * bytes / (1u << 30);
+}
+
+PrivateFiles::Unforeseen CheckpointRun::unforeseen() const {
+  return [this](std::uint64_t bytes) { watch_->extend(time_for(bytes)); };
 }
 
 std::int64_t CheckpointRun::lap_us() {
@@ -221,6 +225,7 @@ void CheckpointRun::note_while_stopped() {
   if (memory_) memory_->when_stopped(*processes);
   note_attributes(*processes);
   still_without_ipc_ = without_ipc_ && has_nothing_of_ipc(*processes);
+  files_.when_stopped(sandbox_, *processes, directory_, unforeseen());
 }
 
 void CheckpointRun::note_attributes(const Processes& processes) {
@@ -259,8 +264,7 @@ Status CheckpointRun::capture() {
 }
 
 Status CheckpointRun::archive_trees(const Processes& processes) {
-  BATON_CHECK(files_.in_freeze(sandbox_, processes, directory_, record_.trees,
-                               [&](std::uint64_t bytes) { watch_->extend(time_for(bytes)); }));
+  BATON_CHECK(files_.in_freeze(sandbox_, processes, directory_, record_.trees, unforeseen()));
   const PrivateFileStats& stats = files_.stats();
   record_.info.steps.frozen_file_bytes = stats.frozen_bytes;
   record_.info.steps.unread_file_bytes = stats.unread_bytes;

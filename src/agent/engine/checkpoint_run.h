@@ -47,6 +47,7 @@ class CheckpointRun {
   Status prepare_directories();
   std::chrono::milliseconds freeze_limit(const Processes& processes) const;
   std::chrono::milliseconds time_for(std::uint64_t bytes) const;
+  PrivateFiles::Unforeseen unforeseen() const;
   Status dump(const Hold& hold);
   Status while_frozen(const Hold& hold);
   static bool has_nothing_of_ipc(const Processes& processes);

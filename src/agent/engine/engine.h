@@ -27,9 +27,10 @@ struct CheckpointSteps {
   std::int64_t launch_us = 0;    // CRIU's start, and what is noted in case it dies
   std::int64_t metadata_us = 0;  // CRIU stops the tasks and dumps what is not tracked
   std::int64_t overlap_us = 0;   // until what was done beside CRIU is done as well: the last
-                                 // scan and copy of tracked memory, attributes CRIU forgets
+                                 // scan and copy of tracked memory, private files, attributes
+                                 // CRIU forgets
   std::int64_t memory_us = 0;    // what CRIU wrote into the memory to run its own code
-  std::int64_t files_us = 0;     // private files
+  std::int64_t files_us = 0;     // private files, where they are not as they were
   std::int64_t resume_us = 0;    // until CRIU says that all tasks run
   std::int64_t completion_us = 0;
   std::uint64_t precopied_pages = 0;

@@ -9,7 +9,8 @@
 
 namespace baton::agent {
 
-// Made before the freeze, so that no thread is started in it. All calls are made by one thread.
+// Made before the freeze, so that no thread is started in it. All calls but extend() are made by
+// one thread.
 class FreezeWatch {
  public:
   // `let_go` is called in a thread of the watch's own when the freeze has lasted for `limit`. It

@@ -41,6 +41,17 @@ bool is_large(const struct stat& info) {
   return static_cast<std::uint64_t>(info.st_size) >= large_bytes;
 }
 
+// CRIU's own, in the tree "run".
+constexpr const char* criu_cache = "criu.kdat";
+constexpr const char* criu_cache_aside = "criu.kdat.tmp";
+
+std::set<fs::path> criu_files(const std::vector<PrivateTree>& trees) {
+  std::set<fs::path> paths;
+  for (const PrivateTree& tree : trees)
+    if (tree.name == "run") paths = {tree.folder / criu_cache, tree.folder / criu_cache_aside};
+  return paths;
+}
+
 }  // namespace
 
 struct PrivateFiles::Candidate {
@@ -51,7 +62,7 @@ struct PrivateFiles::Candidate {
 
 class PrivateFiles::Frozen {
  public:
-  Frozen(const Processes& processes, const std::function<void(std::uint64_t)>& unforeseen)
+  Frozen(const Processes& processes, const Unforeseen& unforeseen)
       : unforeseen(unforeseen), processes_(processes) {}
 
   // Null: it can't be told.
@@ -60,7 +71,7 @@ class PrivateFiles::Frozen {
     return *mappings_ ? &**mappings_ : nullptr;
   }
 
-  const std::function<void(std::uint64_t)>& unforeseen;
+  const Unforeseen& unforeseen;
   std::vector<store::FileContent> contents;  // of the tree that is being archived
   std::size_t chunks = 0;                    // of all trees
 
@@ -96,6 +107,7 @@ void PrivateFiles::before_freeze(const Sandbox& sandbox) {
   freeze_bytes_ = 0;
   foreseen_.clear();
   needed_.clear();
+  archived_.reset();
   no_space_ = false;
   if (chunks_) chunks_->take_new_bytes();  // of a checkpoint that failed
   auto copied = try_before_freeze(sandbox);
@@ -198,25 +210,51 @@ Status PrivateFiles::copy_before_freeze(const Candidate& candidate, const Shared
   return {};
 }
 
+void PrivateFiles::when_stopped(const Sandbox& sandbox, const Processes& processes,
+                                const fs::path& checkpoint, const Unforeseen& unforeseen) {
+  Frozen frozen(processes, unforeseen);
+  const SharedMappings* mapped = frozen.mappings();
+  if (!mapped || mapped->asynchronous_io) return;
+  const auto trees = open_private_trees(sandbox);
+  if (!trees) return;
+  auto print = fingerprint(*trees, criu_files(*trees));
+  if (!print) return;
+  Archived archived{processes, std::move(*print), {}};
+  if (archive(*trees, checkpoint, frozen, archived.records)) archived_ = std::move(archived);
+}
+
 Status PrivateFiles::in_freeze(const Sandbox& sandbox, const Processes& processes,
                                const fs::path& checkpoint, std::vector<TreeRecord>& records,
-                               const std::function<void(std::uint64_t)>& unforeseen) {
-  BATON_CHECK(ensure_chunks());
+                               const Unforeseen& unforeseen) {
   BATON_TRY(const auto trees, open_private_trees(sandbox));
-  known_.look_for_changes();
+  const auto archived = std::exchange(archived_, std::nullopt);
+  if (archived && archived->processes == processes &&
+      archived->fingerprint == fingerprint(trees, criu_files(trees))) {
+    records = archived->records;
+    return {};
+  }
+  stats_.unread_bytes = 0;
   Frozen frozen(processes, unforeseen);
+  return archive(trees, checkpoint, frozen, records);
+}
+
+Status PrivateFiles::archive(const std::vector<PrivateTree>& trees, const fs::path& checkpoint,
+                             Frozen& frozen, std::vector<TreeRecord>& records) {
+  BATON_CHECK(ensure_chunks());
+  known_.look_for_changes();
   for (const PrivateTree& tree : trees) {
     TreeRecord record{tree.name, layout::tree_archive(records.size()), {}};
     store::TreeArchiveOptions options;
-    if (tree.name == "run") options.exclude = {"criu.kdat", "criu.kdat.tmp"};
+    if (tree.name == "run") options.exclude = {criu_cache, criu_cache_aside};
     options.keep_elsewhere = [&](int file, const std::string& path, const struct stat& info) {
       return keep_elsewhere(frozen, tree, file, path, info);
     };
+    BATON_CHECK(fault("files.archive"));
     BATON_CHECK(store::archive_tree(tree.folder, checkpoint / record.archive, options));
     record.contents = std::exchange(frozen.contents, {});
     records.push_back(std::move(record));
   }
-  stats_.new_bytes = chunks_->take_new_bytes();
+  stats_.new_bytes += chunks_->take_new_bytes();
   return {};
 }
 
@@ -300,6 +338,7 @@ void PrivateFiles::abandon() {
     if (std::exchange(known.provisional, false)) known.unchanged = false;
   });
   needed_.clear();
+  archived_.reset();
   if (!no_space_ || !chunks_) return;
   // The room is the job's.
   known_.erase_if([&](const KnownFile& known) { return known.copied_in == checkpoint_; });

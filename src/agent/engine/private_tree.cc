@@ -7,6 +7,7 @@
 
 #include <memory>
 
+#include "store/hash.h"
 #include "sys/file.h"
 
 namespace baton::agent {
@@ -36,6 +37,30 @@ fs::path place_inside(const std::string& tree) {
   return paths.empty() ? fs::path() : paths.front();
 }
 
+using Walk = std::unique_ptr<FTS, int (*)(FTS*)>;
+
+Walk walk_tree(const PrivateTree& tree) {
+  std::string root = tree.folder.string();
+  char* const roots[] = {root.data(), nullptr};
+  return {::fts_open(roots, FTS_PHYSICAL | FTS_XDEV | FTS_NOCHDIR, nullptr), &::fts_close};
+}
+
+void add_status(store::Hasher& hasher, const struct stat& info) {
+  const std::uint64_t figures[] = {info.st_dev,
+                                   info.st_ino,
+                                   info.st_mode,
+                                   info.st_nlink,
+                                   info.st_uid,
+                                   info.st_gid,
+                                   info.st_rdev,
+                                   static_cast<std::uint64_t>(info.st_size),
+                                   static_cast<std::uint64_t>(info.st_mtim.tv_sec),
+                                   static_cast<std::uint64_t>(info.st_mtim.tv_nsec),
+                                   static_cast<std::uint64_t>(info.st_ctim.tv_sec),
+                                   static_cast<std::uint64_t>(info.st_ctim.tv_nsec)};
+  hasher.update({reinterpret_cast<const char*>(figures), sizeof figures});
+}
+
 }  // namespace
 
 Result<std::vector<PrivateTree>> open_private_trees(const Sandbox& sandbox) {
@@ -55,14 +80,36 @@ Result<std::vector<PrivateTree>> open_private_trees(const Sandbox& sandbox) {
 
 void visit_files(const PrivateTree& tree,
                  const std::function<void(const std::string&, const struct stat&)>& visit) {
-  std::string root = tree.folder.string();
-  char* const roots[] = {root.data(), nullptr};
-  const std::unique_ptr<FTS, int (*)(FTS*)> walk(
-      ::fts_open(roots, FTS_PHYSICAL | FTS_XDEV | FTS_NOCHDIR, nullptr), &::fts_close);
+  const Walk walk = walk_tree(tree);
   if (!walk) return;
   while (const FTSENT* entry = ::fts_read(walk.get()))
     if (entry->fts_info == FTS_F && S_ISREG(entry->fts_statp->st_mode))
-      visit(entry->fts_path + root.size() + 1, *entry->fts_statp);
+      visit(entry->fts_path + tree.folder.native().size() + 1, *entry->fts_statp);
+}
+
+std::optional<std::string> fingerprint(const std::vector<PrivateTree>& trees,
+                                       const std::set<fs::path>& exclude) {
+  store::Hasher hasher;
+  for (const PrivateTree& tree : trees) {
+    const Walk walk = walk_tree(tree);
+    if (!walk) return std::nullopt;
+    errno = 0;
+    while (const FTSENT* entry = ::fts_read(walk.get())) {
+      switch (entry->fts_info) {
+        case FTS_DP: continue;  // seen before what is in it
+        case FTS_DNR:
+        case FTS_ERR:
+        case FTS_NS: return std::nullopt;
+        default: break;
+      }
+      if (exclude.contains(entry->fts_path)) continue;
+      // With the zero at the end.
+      hasher.update({entry->fts_path, std::size_t{entry->fts_pathlen} + 1});
+      add_status(hasher, *entry->fts_statp);
+    }
+    if (errno != 0) return std::nullopt;
+  }
+  return hasher.hex();
 }
 
 }  // namespace baton::agent

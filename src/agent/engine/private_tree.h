@@ -3,7 +3,10 @@
 
 #include <sys/stat.h>
 
+#include <filesystem>
 #include <functional>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,5 +31,11 @@ Result<std::vector<PrivateTree>> open_private_trees(const Sandbox& sandbox);
 // some may be missed.
 void visit_files(const PrivateTree& tree,
                  const std::function<void(const std::string& path, const struct stat&)>& visit);
+
+// Changes when anything does that an archive of the trees would show: names, and of each the inode,
+// the kind, the owner, the links, the size and the times but that of the last access. Reads no
+// content. `exclude`: paths on the node that don't count. Nothing: it can't be told.
+std::optional<std::string> fingerprint(const std::vector<PrivateTree>& trees,
+                                       const std::set<std::filesystem::path>& exclude = {});
 
 }  // namespace baton::agent
