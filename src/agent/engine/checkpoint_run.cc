@@ -222,6 +222,8 @@ void CheckpointRun::note_while_stopped() {
     noted_ = fail(std::move(processes).error());
     return;
   }
+  await_reader_ = events_.worth_another_try(*processes);
+  if (await_reader_) return;
   if (memory_) memory_->when_stopped(*processes);
   note_attributes(*processes);
   still_without_ipc_ = without_ipc_ && has_nothing_of_ipc(*processes);
@@ -246,6 +248,10 @@ Status CheckpointRun::capture() {
   if (!when_stopped_->finish(hasty_)) note_while_stopped();
   steps.overlap_us = lap_us();
   BATON_CHECK(noted_);
+  if (await_reader_) {
+    events_unread_ = true;
+    return fail(ErrorCode::Unavailable, "the program has inotify events that it has not read yet");
+  }
   if (without_ipc_ && !still_without_ipc_) {
     mistaken_ = true;
     return fail(ErrorCode::Unavailable, "System V objects came to be just before the freeze");

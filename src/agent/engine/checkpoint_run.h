@@ -15,6 +15,7 @@
 #include "agent/engine/record.h"
 #include "agent/engine/roll_call.h"
 #include "agent/engine/tracked_memory.h"
+#include "agent/engine/unread_events.h"
 #include "agent/engine/when_stopped.h"
 #include "criu/session.h"
 
@@ -26,13 +27,14 @@ class CheckpointRun {
   enum class Foreknowledge { Use, None };
 
   CheckpointRun(Sandbox& sandbox, std::filesystem::path directory, const EngineOptions& options,
-                BaseFileCache& cache, PrivateFiles& files, TrackedMemory* memory = nullptr,
-                Foreknowledge foreknowledge = Foreknowledge::Use)
+                BaseFileCache& cache, PrivateFiles& files, UnreadEvents& events,
+                TrackedMemory* memory = nullptr, Foreknowledge foreknowledge = Foreknowledge::Use)
       : sandbox_(sandbox),
         directory_(std::move(directory)),
         options_(options),
         cache_(cache),
         files_(files),
+        events_(events),
         memory_(memory),
         foreknowledge_(foreknowledge) {}
 
@@ -42,6 +44,8 @@ class CheckpointRun {
   // run() failed because something that was known before was not so any more. The job is well;
   // without foreknowledge it would have gone well.
   bool mistaken() const { return mistaken_; }
+  // run() failed because the job had to be let go to read its events. The next may well succeed.
+  bool events_unread() const { return events_unread_; }
 
  private:
   Status prepare_directories();
@@ -68,6 +72,7 @@ class CheckpointRun {
   const EngineOptions& options_;
   BaseFileCache& cache_;
   PrivateFiles& files_;
+  UnreadEvents& events_;
   TrackedMemory* const memory_;  // null: CRIU dumps all memory
   const Foreknowledge foreknowledge_;
 
@@ -84,6 +89,8 @@ class CheckpointRun {
   bool without_ipc_ = false;  // CRIU was told of no System V objects
   bool still_without_ipc_ = false;
   bool mistaken_ = false;
+  bool await_reader_ = false;
+  bool events_unread_ = false;
   bool completed_ = false;
   bool killed_ = false;
 };

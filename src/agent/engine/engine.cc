@@ -82,23 +82,27 @@ class CriuEngine : public Engine {
     BATON_CHECK(finish_restore(sandbox));
     auto memory = options_.track_memory ? memories_.of(sandbox) : nullptr;
     auto files = files_.of(sandbox);
-    CheckpointRun run(sandbox, directory, options_, cache_, *files, memory.get());
-    auto info = run.run(hold);
-    if (run.mistaken()) {
-      spdlog::info("checkpoint is taken again: {}", info.error().message());
-      info = CheckpointRun(sandbox, directory, options_, cache_, *files, memory.get(),
-                           CheckpointRun::Foreknowledge::None)
-                 .run(hold);
-    }
+    auto events = events_.of(sandbox);
+    using Foreknowledge = CheckpointRun::Foreknowledge;
+    auto attempt = [&](TrackedMemory* tracked, Foreknowledge foreknowledge) {
+      for (;;) {
+        CheckpointRun run(sandbox, directory, options_, cache_, *files, *events, tracked,
+                          foreknowledge);
+        auto info = run.run(hold);
+        if (info || info.error().code() != ErrorCode::Unavailable) return info;
+        if (!run.mistaken() && !run.events_unread()) return info;
+        if (run.mistaken()) foreknowledge = Foreknowledge::None;
+        spdlog::info("checkpoint is taken again: {}", info.error().message());
+      }
+    };
+    auto info = attempt(memory.get(), Foreknowledge::Use);
     if (info || !memory || !memory->failed_in_freeze()) return info;
     // The job can't be trusted any more, or all of its memory would take longer still.
     if (info.error().code() == ErrorCode::Damaged || info.error().code() == ErrorCode::TimedOut)
       return info;
     spdlog::warn("checkpoint of tracked memory failed, now without: {}", info.error().message());
     memory->release();
-    return CheckpointRun(sandbox, directory, options_, cache_, *files, nullptr,
-                         CheckpointRun::Foreknowledge::None)
-        .run(hold);
+    return attempt(nullptr, Foreknowledge::None);
   }
 
   Status populate(const fs::path& directory, const fs::path& base, const CheckpointRecord& record,
@@ -121,6 +125,7 @@ class CriuEngine : public Engine {
   const EngineOptions options_;
   BaseFileCache cache_;
   PerSandbox<PrivateFiles> files_{"files"};
+  PerSandbox<UnreadEvents> events_{""};
   PerSandbox<TrackedMemory> memories_{"packs"};
   struct LazySlot {
     explicit LazySlot(const fs::path&) {}

@@ -13,6 +13,9 @@
 // kernel would let all that is missing read as zero: so pid 1 of the sandbox holds the userfaultfds
 // as well, and ends everything when it sees us go (SandboxGuard). The same when a page can't be
 // read.
+//
+// What can't be told: the kernel does not order a fork and an munmap() or madvise() of another
+// thread at the same time. The child then may lack what was dropped after it was made.
 #pragma once
 
 #include <atomic>

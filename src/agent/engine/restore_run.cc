@@ -24,6 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* log_name = "restore.log";
+constexpr std::uint32_t most_lazy_processes = 128;
 
 bool is_overlay(const std::string& tree) {
   return tree == "upper" || !overlay_paths({tree}).empty();
@@ -78,6 +79,8 @@ Result<bool> RestoreRun::wants_lazy(const RestoreOptions& restore_options) const
   if (restore_options.leave_stopped_then_kill) return false;  // all pages are to be proven
   if (restore_options.memory != RestoreMemory::Auto)
     return restore_options.memory == RestoreMemory::Lazy;
+  // Pid 1 holds a descriptor of each, and of those that they fork meanwhile.
+  if (record_.info.process_count > most_lazy_processes) return false;
   BATON_TRY(const std::uint64_t bytes, memory_bytes(directory_));
   return bytes >= options_.lazy_restore_bytes;
 }
