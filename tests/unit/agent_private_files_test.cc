@@ -315,6 +315,21 @@ TEST_F(ArchivedBesideCriu, AndNotAgainWhereNothingChanged) {
     EXPECT_EQ(*sys::read_file(upper(**restored) / file), *sys::read_file(upper(*sandbox) / file));
 }
 
+TEST_F(ArchivedBesideCriu, AndNotAgainForAZombie) {
+  Sandbox* sandbox = start_command({"sh", "-c", "true & echo ready; exec sleep 1000"});
+  ASSERT_NE(sandbox, nullptr);
+  await_lines(*sandbox, 1);
+  settle();
+  std::int64_t early_ns = 0;
+  auto info = take_with(*sandbox, [&] {
+    const timespec early = time_of_archive();
+    early_ns = early.tv_sec * 1'000'000'000 + early.tv_nsec;
+  });
+  ASSERT_TRUE(info) << info.error().message();
+  const timespec last = time_of_archive();
+  EXPECT_EQ(last.tv_sec * 1'000'000'000 + last.tv_nsec, early_ns);
+}
+
 TEST_F(ArchivedBesideCriu, AndAgainWhereANameCameSince) {
   Sandbox* sandbox = start_shell("mkdir /tmp/folder; head -c 1M /dev/urandom >/tmp/big");
   ASSERT_NE(sandbox, nullptr);
