@@ -173,7 +173,10 @@ Result<std::vector<AddressRange>> read_lazy_mappings(const fs::path& directory, 
   for (const auto& space : spaces)
     for (const auto& vma : space.vmas()) {
       const bool anonymous = (vma.flags() & MAP_ANONYMOUS) && (vma.flags() & MAP_PRIVATE);
-      if (anonymous && !(vma.flags() & (MAP_LOCKED | MAP_HUGETLB)) && !(vma.status() & kernels_own))
+      // A child is to find zeroes there, not what its parent still awaits.
+      const bool wiped = vma.madv() & (std::uint64_t{1} << MADV_WIPEONFORK);
+      if (anonymous && !wiped && !(vma.flags() & (MAP_LOCKED | MAP_HUGETLB)) &&
+          !(vma.status() & kernels_own))
         ranges.push_back({vma.start(), vma.end()});
     }
   return ranges;

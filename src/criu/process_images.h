@@ -41,8 +41,8 @@ struct AddressRange {
   std::uint64_t end = 0;
 };
 
-// Mappings of a process whose pages CRIU can restore lazily, ascending: vma_entry_can_be_lazy() of
-// its criu/include/vma.h. Damaged: as below.
+// Mappings of a process whose pages CRIU can restore lazily (vma_entry_can_be_lazy() of
+// its criu/include/vma.h) and that a fork copies, ascending. Damaged: as below.
 Result<std::vector<AddressRange>> read_lazy_mappings(const std::filesystem::path& directory,
                                                      pid_t pid);
 

@@ -1,10 +1,13 @@
 #include "sys/page_faults.h"
 
+#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
 
 #include "sys/pagemap.h"
 
@@ -35,6 +38,21 @@ Result<Outcome> outcome_of(const char* what, int returned, std::int64_t copied, 
 }
 
 }  // namespace
+
+const std::string& page_faults_refusal() {
+  static const std::string refusal = []() -> std::string {
+    const Fd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+    if (!fd.valid()) return fmt::format("userfaultfd: {}", std::strerror(errno));
+    uffdio_api api{};
+    api.api = UFFD_API;
+    api.features = UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |
+                   UFFD_FEATURE_EVENT_UNMAP;
+    if (::ioctl(fd.get(), UFFDIO_API, &api) != 0)
+      return fmt::format("userfaultfd with events: {}", std::strerror(errno));
+    return "";
+  }();
+  return refusal;
+}
 
 Result<std::optional<PageEvent>> PageFaults::next() {
   uffd_msg message{};

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -47,5 +48,8 @@ class PageFaults {
  private:
   Fd fd_;
 };
+
+// Why this process can't make a userfaultfd that tells all of that; empty: it can. Asked once.
+const std::string& page_faults_refusal();
 
 }  // namespace baton::sys

@@ -190,6 +190,29 @@ TEST_F(PageStoreTest, AssemblesBetweenDumpedPages) {
             true);
 }
 
+TEST_F(PageStoreTest, WhatProcessesShareCountsOnce) {
+  ASSERT_TRUE(put(0, 1));
+  ASSERT_TRUE(put(1, 2));
+  ASSERT_TRUE(put(2, 3));
+  ASSERT_TRUE(packs_->seal());
+  const fs::path checkpoint = directory_.path() / "checkpoint";
+  fs::create_directories(checkpoint / "memory");
+  store::PageMap map = store_->map();
+  auto write = [&](pid_t pid) {
+    std::ofstream(checkpoint / layout::map_file(pid)) << store::encode_page_map(map);
+  };
+  write(7);
+  ASSERT_EQ(map.runs.size(), 1u);
+  map.runs[0].pages = 2;
+  write(8);
+  map.runs.push_back({base + 64 * page_bytes, 5, store::kZeroPages, 0});
+  write(9);
+  auto bytes = tracked_bytes(checkpoint);
+  ASSERT_TRUE(bytes) << bytes.error().message();
+  EXPECT_EQ(bytes->all, 7 * page_bytes);
+  EXPECT_EQ(bytes->distinct, 3 * page_bytes);
+}
+
 TEST_F(PageStoreTest, AssemblyRefusesWhatIsNotWhole) {
   ASSERT_TRUE(put(0, 1));
   ASSERT_TRUE(packs_->seal());

@@ -244,13 +244,26 @@ Result<Assembled> assemble_memory(const fs::path& checkpoint, const fs::path& im
   return made;
 }
 
-Result<std::uint64_t> memory_bytes(const fs::path& checkpoint) {
+Result<TrackedBytes> tracked_bytes(const fs::path& checkpoint) {
   BATON_TRY(auto maps, read_maps(checkpoint));
-  std::uint64_t pages = 0;
+  TrackedBytes bytes;
+  std::map<std::string, std::vector<std::pair<std::uint64_t, std::uint64_t>>> used;  // by pack
   for (const auto& [pid, map] : maps)
-    for (const store::MapRun& run : map.runs)
-      if (run.pack != store::kZeroPages) pages += run.pages;
-  return pages * page_bytes;
+    for (const store::MapRun& run : map.runs) {
+      if (run.pack == store::kZeroPages) continue;
+      bytes.all += run.pages * page_bytes;
+      used[map.packs[run.pack].hash].emplace_back(run.first, run.first + run.pages);
+    }
+  for (auto& [hash, ranges] : used) {
+    std::ranges::sort(ranges);
+    std::uint64_t counted = 0;  // up to here
+    for (const auto& [first, end] : ranges) {
+      if (end <= counted) continue;
+      bytes.distinct += (end - std::max(first, counted)) * page_bytes;
+      counted = end;
+    }
+  }
+  return bytes;
 }
 
 }  // namespace baton::agent

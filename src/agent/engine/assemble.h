@@ -25,7 +25,12 @@ struct Assembled {
 // Damaged: the checkpoint isn't whole; the message names the file.
 Result<Assembled> assemble_memory(const std::filesystem::path& checkpoint,
                                   const std::filesystem::path& images, bool lazy);
-// The bytes of tracked memory in a checkpoint, zeroes aside.
-Result<std::uint64_t> memory_bytes(const std::filesystem::path& checkpoint);
+// Tracked memory in a checkpoint, zeroes aside. What processes share since a fork counts for each
+// of them in the first figure, and once in the second.
+struct TrackedBytes {
+  std::uint64_t all = 0;
+  std::uint64_t distinct = 0;
+};
+Result<TrackedBytes> tracked_bytes(const std::filesystem::path& checkpoint);
 
 }  // namespace baton::agent

@@ -238,7 +238,10 @@ Status LazyMemory::take_message() {
     connection_.reset();
     std::lock_guard lock(mutex_);
     if (handed_over_) return {};
-    return fail(ErrorCode::Internal, "criu left before it handed over what makes pages come");
+    // It says itself why, to who started it.
+    failure_ = Error(ErrorCode::Internal, "criu left before it handed over what makes pages come");
+    changed_.notify_all();
+    return {};
   }
   if (size != sizeof pid) return fail_errno("read what criu says of lazy pages");
   if (static_cast<std::uint32_t>(pid) == kRestoreFinished) {
@@ -422,6 +425,7 @@ Result<LazyMemory::Put> LazyMemory::put_piece(Space& space, const PendingPages::
                                               const char* data) {
   std::uint64_t at = piece.start;
   std::size_t most = piece.end - piece.start;
+  std::uint64_t asked_again = 0;
   while (at < piece.end) {
     std::size_t done = 0;
     const std::size_t size = std::min<std::size_t>(most, piece.end - at);
@@ -439,12 +443,14 @@ Result<LazyMemory::Put> LazyMemory::put_piece(Space& space, const PendingPages::
         break;
       case Outcome::Changing: return Put::Changing;
       case Outcome::Unmapped:
-        // Pages of two mappings can't be filled at once; a page alone that can't be is wanted no
-        // more.
+        // Pages of two mappings can't be filled at once. The same is said of a page whose mapping
+        // moves at this instant; asked again, the kernel tells of that. What still can't be filled
+        // is wanted no more.
         if (size > page_bytes) {
           most = page_bytes;
           break;
         }
+        if (std::exchange(asked_again, at) != at) break;
         space.pending.drop(at, at + page_bytes);
         at += page_bytes;
         break;

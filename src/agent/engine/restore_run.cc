@@ -16,6 +16,7 @@
 #include "criu/log.h"
 #include "store/tree_archive.h"
 #include "sys/file.h"
+#include "sys/page_faults.h"
 #include "sys/process_attributes.h"
 
 namespace baton::agent {
@@ -81,8 +82,11 @@ Result<bool> RestoreRun::wants_lazy(const RestoreOptions& restore_options) const
     return restore_options.memory == RestoreMemory::Lazy;
   // Pid 1 holds a descriptor of each, and of those that they fork meanwhile.
   if (record_.info.process_count > most_lazy_processes) return false;
-  BATON_TRY(const std::uint64_t bytes, memory_bytes(directory_));
-  return bytes >= options_.lazy_restore_bytes;
+  if (!sys::page_faults_refusal().empty()) return false;
+  BATON_TRY(const TrackedBytes bytes, tracked_bytes(directory_));
+  // Processes that share much would each get their own: restored at once, they share it again.
+  const bool shares = bytes.distinct < bytes.all - bytes.all / 8;
+  return bytes.all >= options_.lazy_restore_bytes && !shares;
 }
 
 Status RestoreRun::place_images(const RestoreOptions& restore_options) {
