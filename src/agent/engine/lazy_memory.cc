@@ -160,6 +160,12 @@ Status LazyMemory::finish() {
   return {};
 }
 
+Status LazyMemory::state() const {
+  std::lock_guard lock(mutex_);
+  if (failure_ && failure_->code() == ErrorCode::Damaged) return fail(*failure_);
+  return {};
+}
+
 void LazyMemory::give_up(Error error) {
   std::lock_guard lock(mutex_);
   if (failure_ || complete_ || stopping_) return;

@@ -58,6 +58,8 @@ class LazyMemory {
   void begin();
   // Damaged, or what else went wrong: the sandbox was ended for it.
   Status finish();
+  // Damaged: CRIU may have died of it.
+  Status state() const;
 
  private:
   class Packs;

@@ -22,21 +22,23 @@ class PerSandbox {
   std::shared_ptr<T> of(const Sandbox& sandbox) {
     std::lock_guard lock(mutex_);
     // What is kept takes memory and room on disk.
-    std::erase_if(entries_, [](const auto& entry) {
-      return entry.second.init.wait_ended(std::chrono::milliseconds(0));
-    });
     const auto& directory = sandbox.spec().directory;
+    std::erase_if(entries_, [&](const auto& entry) {
+      const bool same = entry.first == directory && entry.second.pid == sandbox.init_pid();
+      return !same && entry.second.init.wait_ended(std::chrono::milliseconds(0));
+    });
     auto at = entries_.find(directory);
     if (at != entries_.end()) return at->second.kept;
     auto init = sys::PidFd::open(sandbox.init_pid());
     auto kept = std::make_shared<T>(directory / folder_);
-    if (init) entries_[directory] = {std::move(*init), kept};
+    if (init) entries_[directory] = {std::move(*init), sandbox.init_pid(), kept};
     return kept;
   }
 
  private:
   struct Entry {
     sys::PidFd init;
+    pid_t pid = 0;
     std::shared_ptr<T> kept;
   };
   const std::string folder_;

@@ -148,6 +148,7 @@ Status RestoreRun::criu_restore(bool preflight, std::string* log_tail) {
   if (restored) return {};
   std::string log = criu::read_log(sandbox_.images_directory() / log_name);
   if (log_tail) *log_tail = criu::tail(log);
+  if (lazy_) BATON_CHECK(lazy_->state());
   if (session.worker_died()) return fail(std::move(restored).error());
   auto explanation = criu::explain(criu::Operation::Restore, session.criu_message(), log);
   return fail(explanation.code, explanation.text);
