@@ -10,6 +10,7 @@ import threading
 import time
 
 POLL_S = 0.0003
+BLINK_S = 0.5  # half of the lease: less is no outage
 
 
 class Observer:
@@ -49,9 +50,10 @@ class Observer:
             return self.longest[0] * 1000
 
     def first_after(self, moment):
-        """When the program had written for the first time after it stood still from `moment` on."""
+        """When the program wrote again after it had stood still for more than a blink since `moment`."""
         with self.lock:
-            return self.longest[2] if self.longest[2] > moment else None
+            stood_s, _, again = self.longest
+            return again if again > moment and stood_s > BLINK_S else None
 
     def close(self):
         self.ended.set()
