@@ -13,6 +13,7 @@
 
 #include "agent/attach.h"
 #include "agent/base_copy.h"
+#include "agent/membership.h"
 #include "agent/node_facts.h"
 #include "agent/probe.h"
 #include "agent/sampler.h"
@@ -115,6 +116,7 @@ class Agent {
   pb::Policy policy_;
   RealSandboxFactory sandboxes_;
   std::unique_ptr<Sampler> sampler_;
+  std::optional<wire::Dialer> dialer_;
   std::unique_ptr<ControllerLink> link_;
   std::unique_ptr<LeaseTransport> lease_transport_;
   std::unique_ptr<Engine> engine_;
@@ -123,6 +125,7 @@ class Agent {
   std::unique_ptr<Supervisor> supervisor_;
   std::unique_ptr<Attachment> attachment_;
   std::unique_ptr<LeaseKeeper> keeper_;
+  std::unique_ptr<Renewal> renewal_;
 };
 
 Status Agent::prepare() {
@@ -143,8 +146,9 @@ Status Agent::prepare() {
   BATON_CHECK_CTX(remove_scratch(options_.data / "scratch"), "earlier preflights");
   sampler_ = std::make_unique<Sampler>(
       sys::MetricsSources{.data = options_.data, .node_cgroup = options_.node_cgroup}, health_);
-  BATON_TRY(link_, connect_controller(options_.controller));
-  BATON_TRY(lease_transport_, connect_lease(options_.controller));
+  BATON_TRY(dialer_, enter_cluster(options_));
+  link_ = connect_controller(*dialer_);
+  lease_transport_ = connect_lease(*dialer_);
   EngineOptions engine;
   engine.cache_directory = options_.data / "base-cache";
   BATON_TRY(engine_, make_engine(engine));
@@ -248,7 +252,8 @@ void Agent::handle_notices() {
 Status Agent::run() {
   BATON_CHECK_CTX(supervisor_->adopt_all(), "adopt what an earlier agent left");
   sampler_->start();
-  BATON_CHECK(attachment_->start(options_.controller));
+  attachment_->start(*dialer_);
+  renewal_ = std::make_unique<Renewal>(*dialer_, node_identity(options_));
   BATON_CHECK(keeper_->start());
   spdlog::info("node {}: kernel {}, CRIU {}, utilization of {}", options_.name, kernel_release(),
                context_->criu_version.empty() ? "none" : context_->criu_version,
@@ -291,6 +296,11 @@ void add_options(CLI::App& app, AgentOptions& options) {
                  "The controller: HOST:PORT or the path of a socket")
       ->envname("BATON_CONTROLLER")
       ->capture_default_str();
+  app.add_option("--join", options.join,
+                 "File with a token of `baton token create --node`, or - for standard input; read "
+                 "when this node is in no cluster yet");
+  app.add_flag("--insecure", options.insecure,
+               "The controller is on loopback and was started with --insecure: no TLS");
   app.add_option("--data", options.data,
                  "Folder for jobs and their checkpoints; not on an overlay filesystem")
       ->capture_default_str();

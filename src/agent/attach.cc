@@ -27,11 +27,10 @@ Attachment::Attachment(std::string node, std::string agent_epoch,
 
 Attachment::~Attachment() { stop(); }
 
-Status Attachment::start(const std::string& controller_address) {
-  BATON_TRY(channel_, wire::open_channel(controller_address));
+void Attachment::start(const wire::Dialer& dialer) {
+  channel_ = dialer.open();
   stub_ = pb::Cluster::NewStub(channel_);
   thread_ = std::thread([this] { loop(); });
-  return {};
 }
 
 void Attachment::stop() {

@@ -19,6 +19,7 @@
 
 #include "base/result.h"
 #include "wire/baton.grpc.pb.h"
+#include "wire/channel.h"
 
 namespace baton::agent {
 
@@ -54,7 +55,7 @@ class Attachment {
              std::function<void(const pb::Order&)> on_order);
   ~Attachment();
 
-  Status start(const std::string& controller_address);
+  void start(const wire::Dialer& dialer);
   void stop();
   // Before a registration's list is made: when this returns, no order is passed on any more.
   void close();

@@ -77,9 +77,8 @@ class GrpcControllerLink : public ControllerLink {
 
 }  // namespace
 
-Result<std::unique_ptr<ControllerLink>> connect_controller(const std::string& address) {
-  BATON_TRY(auto channel, wire::open_channel(address));
-  return std::make_unique<GrpcControllerLink>(std::move(channel));
+std::unique_ptr<ControllerLink> connect_controller(const wire::Dialer& dialer) {
+  return std::make_unique<GrpcControllerLink>(dialer.open());
 }
 
 pb::FailureKind failure_kind(const Error& error) {

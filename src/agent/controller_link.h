@@ -16,6 +16,7 @@
 #include "base/result.h"
 #include "store/manifest.h"
 #include "wire/baton.grpc.pb.h"
+#include "wire/channel.h"
 
 namespace baton::agent {
 
@@ -61,7 +62,7 @@ class ControllerLink {
 };
 
 // Over a connection of its own.
-Result<std::unique_ptr<ControllerLink>> connect_controller(const std::string& address);
+std::unique_ptr<ControllerLink> connect_controller(const wire::Dialer& dialer);
 
 // How an error is told to the controller.
 pb::FailureKind failure_kind(const Error& error);

@@ -23,8 +23,8 @@ constexpr int kFailuresBeforeReconnect = 2;
 
 class GrpcLeaseTransport : public LeaseTransport {
  public:
-  GrpcLeaseTransport(std::string address, std::shared_ptr<grpc::Channel> channel)
-      : address_(std::move(address)), stub_(pb::Cluster::NewStub(channel)) {}
+  explicit GrpcLeaseTransport(const wire::Dialer& dialer)
+      : dialer_(dialer), stub_(pb::Cluster::NewStub(dialer_.open())) {}
 
   Result<pb::RegisterReply> register_node(const pb::RegisterRequest& request,
                                           std::uint32_t timeout_ms) override {
@@ -44,24 +44,21 @@ class GrpcLeaseTransport : public LeaseTransport {
     return reply;
   }
 
-  void reconnect() override {
-    if (auto channel = wire::open_channel(address_)) stub_ = pb::Cluster::NewStub(*channel);
-  }
+  void reconnect() override { stub_ = pb::Cluster::NewStub(dialer_.open()); }
 
  private:
   static std::chrono::system_clock::time_point deadline(std::uint32_t timeout_ms) {
     return std::chrono::system_clock::now() + std::chrono::milliseconds(timeout_ms);
   }
 
-  const std::string address_;
+  const wire::Dialer dialer_;
   std::unique_ptr<pb::Cluster::Stub> stub_;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<LeaseTransport>> connect_lease(const std::string& address) {
-  BATON_TRY(auto channel, wire::open_channel(address));
-  return std::make_unique<GrpcLeaseTransport>(address, std::move(channel));
+std::unique_ptr<LeaseTransport> connect_lease(const wire::Dialer& dialer) {
+  return std::make_unique<GrpcLeaseTransport>(dialer);
 }
 
 LeaseKeeper::LeaseKeeper(LeaseTransport& transport, LeaseIdentity identity, Roster& roster,

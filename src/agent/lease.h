@@ -22,6 +22,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "wire/baton.pb.h"
+#include "wire/channel.h"
 
 namespace baton::agent {
 
@@ -56,7 +57,7 @@ class LeaseTransport {
   virtual void reconnect() = 0;
 };
 
-Result<std::unique_ptr<LeaseTransport>> connect_lease(const std::string& address);
+std::unique_ptr<LeaseTransport> connect_lease(const wire::Dialer& dialer);
 
 struct LeaseNotice {
   std::string log;  // a line for the log, if not empty

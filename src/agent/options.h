@@ -9,6 +9,8 @@ namespace baton::agent {
 struct AgentOptions {
   std::string controller = "127.0.0.1:7077";
   std::filesystem::path data = "/var/lib/baton/agent";
+  std::filesystem::path join;         // file with a token; "-": standard input
+  bool insecure = false;              // a controller on loopback, without TLS
   std::string name;                   // default: the host name
   std::string address;                // told to people, never dialled
   std::filesystem::path criu_prefix;  // default: see default_criu_prefix()

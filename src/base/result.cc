@@ -15,6 +15,7 @@ std::string_view to_string(ErrorCode code) {
     case ErrorCode::Damaged: return "damaged";
     case ErrorCode::Unfit: return "unfit";
     case ErrorCode::Refused: return "refused";
+    case ErrorCode::Forbidden: return "forbidden";
     case ErrorCode::TimedOut: return "timed-out";
     case ErrorCode::Cancelled: return "cancelled";
   }

@@ -30,6 +30,7 @@ enum class ErrorCode {
   Damaged,             // stored data fails verification
   Unfit,               // this node cannot do it; another one might
   Refused,             // CRIU refuses this program; the message says what and how to cure it
+  Forbidden,           // the caller may not do this, or is not known
   TimedOut,
   Cancelled,
 };
@@ -77,23 +78,23 @@ inline std::unexpected<Error> fail_errno(std::string_view what, int error_number
 // BATON_TRY(auto fd, open_file(path)): unwraps a Result or returns its error.
 #define BATON_TRY(declaration, expression) \
   BATON_TRY_INNER(BATON_CONCAT(baton_result_, __LINE__), declaration, expression)
-#define BATON_TRY_INNER(temporary, declaration, expression)               \
-  auto temporary = (expression);                                          \
-  if (!temporary) return std::unexpected(std::move(temporary).error());   \
+#define BATON_TRY_INNER(temporary, declaration, expression)             \
+  auto temporary = (expression);                                        \
+  if (!temporary) return std::unexpected(std::move(temporary).error()); \
   declaration = std::move(*temporary)
 
 // BATON_CHECK(status_expression): returns the error, if it is one.
-#define BATON_CHECK(expression)                                                      \
-  do {                                                                               \
-    if (auto baton_status = (expression); !baton_status)                             \
-      return std::unexpected(std::move(baton_status).error());                       \
+#define BATON_CHECK(expression)                                \
+  do {                                                         \
+    if (auto baton_status = (expression); !baton_status)       \
+      return std::unexpected(std::move(baton_status).error()); \
   } while (false)
 
 // As BATON_CHECK, adding context: BATON_CHECK_CTX(sync(fd), "commit checkpoint 3").
-#define BATON_CHECK_CTX(expression, what)                                            \
-  do {                                                                               \
-    if (auto baton_status = (expression); !baton_status)                             \
-      return std::unexpected(std::move(baton_status).error().context(what));         \
+#define BATON_CHECK_CTX(expression, what)                                    \
+  do {                                                                       \
+    if (auto baton_status = (expression); !baton_status)                     \
+      return std::unexpected(std::move(baton_status).error().context(what)); \
   } while (false)
 
 }  // namespace baton

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "cli/commands/commands.h"
+#include "cli/login.h"
 #include "cli/session.h"
 #include "wire/channel.h"
 
@@ -79,8 +80,14 @@ Program::Program()
   app_.add_option("--controller", controller_,
                   "Where the controller listens: HOST:PORT or unix:PATH. Default: "
                   "$BATON_CONTROLLER, else the socket of `baton up` or of a controller on this "
-                  "machine, else 127.0.0.1:7077.")
+                  "machine, else that of `baton login`, else 127.0.0.1:7077.")
       ->envname("BATON_CONTROLLER");
+  app_.add_option("--identity", identity_,
+                  "Folder of `baton login`, for a controller by HOST:PORT. Default: "
+                  "$BATON_IDENTITY, else baton in $XDG_CONFIG_HOME or ~/.config.")
+      ->envname("BATON_IDENTITY");
+  app_.add_flag("--insecure", insecure_,
+                "The controller is on loopback and was started with --insecure: no TLS.");
 }
 
 std::string Program::controller_address() const {
@@ -88,7 +95,17 @@ std::string Program::controller_address() const {
   std::error_code ignored;
   for (const char* socket : kDefaultSockets)
     if (std::filesystem::exists(socket, ignored)) return socket;
+  if (const std::string known = login_address(wire::Identity(identity())); !known.empty())
+    return known;
   return wire::kDefaultClusterAddress;
+}
+
+std::filesystem::path Program::identity() const {
+  if (!identity_.empty()) return identity_;
+  if (const char* config = std::getenv("XDG_CONFIG_HOME"); config && *config)
+    return std::filesystem::path(config) / "baton";
+  const char* home = std::getenv("HOME");
+  return std::filesystem::path(home && *home ? home : "/root") / ".config" / "baton";
 }
 
 int Program::run(int argc, char** argv) {
@@ -137,7 +154,13 @@ void add_commands(Program& program) {
   add_uncordon(program);
   add_events(program);
   add_version(program);
+  add_login(program);
+  add_token(program);
+  add_members(program);
+  add_node(program);
+  add_user(program);
   add_await_nodes(program);
+  add_join_tokens(program);
 }
 
 }  // namespace baton::cli

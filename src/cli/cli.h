@@ -5,6 +5,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ class Program {
   int& exit_code() { return exit_code_; }
   // Where the controller is: --controller, BATON_CONTROLLER, or the default.
   std::string controller_address() const;
+  // The user's place in a cluster: --identity, BATON_IDENTITY, or the default.
+  std::filesystem::path identity() const;
+  bool insecure() const { return insecure_; }
   // What followed `run [flags]`, byte for byte. Valid when a callback runs.
   const std::vector<std::string>& passthrough() const { return passthrough_; }
 
@@ -38,6 +42,8 @@ class Program {
   CLI::App app_;
   int exit_code_ = 0;
   std::string controller_;
+  std::filesystem::path identity_;
+  bool insecure_ = false;
   std::vector<std::string> passthrough_;
 };
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <sstream>
 
+#include "cli/login.h"
 #include "cli/terminal.h"
 #include "cli/units.h"
 #include "wire/channel.h"
@@ -43,12 +44,15 @@ std::string fill(const std::string& paragraph) {
 
 }  // namespace
 
-Result<Session> Session::open(const std::string& address) {
+Result<Session> Session::open(const Program& program) {
   Session session;
-  BATON_TRY(auto channel, wire::open_channel(address));
-  session.address_ = address;
+  session.address_ = program.controller_address();
+  const wire::Security security{program.identity(), program.insecure()};
+  BATON_TRY(const wire::Dialer dialer, dial(session.address_, security));
+  const auto channel = dialer.open();
   session.api_ = v1::Api::NewStub(channel);
   session.store_ = v1::Store::NewStub(channel);
+  session.membership_ = v1::Membership::NewStub(channel);
   return session;
 }
 
@@ -121,7 +125,7 @@ CLI::Validator whole_number(std::uint64_t least) {
 void run_command(Program& program, const std::function<Result<int>(Session&)>& action,
                  int failure) {
   auto outcome = [&]() -> Result<int> {
-    BATON_TRY(Session session, Session::open(program.controller_address()));
+    BATON_TRY(Session session, Session::open(program));
     return action(session);
   }();
   if (!outcome) print_error(outcome.error().message());

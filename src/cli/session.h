@@ -12,6 +12,7 @@
 #include "cli/cli.h"
 #include "cli/interrupt.h"
 #include "wire/baton.grpc.pb.h"
+#include "wire/identity.grpc.pb.h"
 #include "wire/status.h"
 #include "wire/text.h"
 
@@ -20,11 +21,13 @@ namespace baton::cli {
 // Used by one thread. Ctrl-C ends the process as usual until catch_interrupts() is called.
 class Session {
  public:
-  // InvalidArgument when the address is none. Connects at the first call.
-  static Result<Session> open(const std::string& address);
+  // InvalidArgument when the address is none; FailedPrecondition when it takes a certificate and
+  // there is none. Connects at the first call; but a certificate that is due is renewed here.
+  static Result<Session> open(const Program& program);
 
   v1::Api::Stub& api() { return *api_; }
   v1::Store::Stub& store() { return *store_; }
+  v1::Membership::Stub& membership() { return *membership_; }
   const std::string& address() const { return address_; }
 
   // From now on Ctrl-C and SIGTERM cancel the call under way instead of ending the process.
@@ -87,6 +90,8 @@ class Session {
     BATON_CHECK(one_call(seconds, [&](grpc::ClientContext& context) {
       if constexpr (std::is_base_of_v<Stub, v1::Api::Stub>)
         return (api_.get()->*method)(&context, request, &reply);
+      else if constexpr (std::is_base_of_v<Stub, v1::Membership::Stub>)
+        return (membership_.get()->*method)(&context, request, &reply);
       else
         return (store_.get()->*method)(&context, request, &reply);
     }));
@@ -98,6 +103,7 @@ class Session {
   std::string address_;
   std::unique_ptr<v1::Api::Stub> api_;
   std::unique_ptr<v1::Store::Stub> store_;
+  std::unique_ptr<v1::Membership::Stub> membership_;
   std::unique_ptr<Interrupt> interrupt_;
 };
 

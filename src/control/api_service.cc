@@ -38,13 +38,19 @@ Result<JobId> ApiService::find_job(const v1::JobRef& ref) {
       [&](Loop::Locked& l) { return l.state.find_job(ref.name_or_id()); });
 }
 
-Status ApiService::get_job(JobId id, v1::Job& job) {
+Result<JobId> ApiService::own_job(Call* call, const v1::JobRef& ref) {
+  return context_.access.own_job(*call, context_.loop, ref);
+}
+
+Status ApiService::get_job(Call* call, JobId id, v1::Job& job) {
+  BATON_TRY(const Caller caller, context_.access.caller(*call));
   job = context_.loop.with_lock([&](Loop::Locked& l) { return l.state.job_view(id); });
   if (job.id() == 0) return fail(ErrorCode::NotFound, fmt::format("there is no job {}", id));
   if (auto log = context_.loop.stores().logs.get(id)) {
     job.set_output_bytes((*log)->length());
     job.set_output_safe_bytes((*log)->safe_length());
   }
+  hide_secrets(caller, *job.mutable_spec());
   return {};
 }
 
@@ -65,16 +71,17 @@ grpc::ServerUnaryReactor* ApiService::Version(Call*, const v1::Empty*, v1::Versi
   });
 }
 
-grpc::ServerUnaryReactor* ApiService::Run(Call*, const v1::RunRequest* request, v1::Job* reply) {
-  return answer([this, request, reply](std::stop_token stop) -> Status {
-    BATON_TRY(JobId id, submit(request->spec(), stop));
-    return get_job(id, *reply);
+grpc::ServerUnaryReactor* ApiService::Run(Call* call, const v1::RunRequest* request,
+                                          v1::Job* reply) {
+  return answer([this, call, request, reply](std::stop_token stop) -> Status {
+    BATON_TRY(JobId id, submit(call, request->spec(), stop));
+    return get_job(call, id, *reply);
   });
 }
 
-grpc::ServerUnaryReactor* ApiService::ListJobs(Call*, const v1::ListJobsRequest* request,
+grpc::ServerUnaryReactor* ApiService::ListJobs(Call* call, const v1::ListJobsRequest* request,
                                                v1::ListJobsReply* reply) {
-  return answer([this, request, reply](std::stop_token) -> Status {
+  return answer([this, call, request, reply](std::stop_token) -> Status {
     auto ids = context_.loop.with_lock([&](Loop::Locked& l) {
       std::vector<JobId> result;
       for (const auto* job : l.state.core.jobs())
@@ -83,21 +90,22 @@ grpc::ServerUnaryReactor* ApiService::ListJobs(Call*, const v1::ListJobsRequest*
     });
     for (JobId id : ids) {
       v1::Job job;
-      if (get_job(id, job)) *reply->add_jobs() = std::move(job);
+      if (get_job(call, id, job)) *reply->add_jobs() = std::move(job);
     }
     return {};
   });
 }
 
-grpc::ServerUnaryReactor* ApiService::GetJob(Call*, const v1::JobRef* request, v1::Job* reply) {
-  return answer([this, request, reply](std::stop_token) -> Status {
+grpc::ServerUnaryReactor* ApiService::GetJob(Call* call, const v1::JobRef* request,
+                                             v1::Job* reply) {
+  return answer([this, call, request, reply](std::stop_token) -> Status {
     BATON_TRY(JobId id, find_job(*request));
-    return get_job(id, *reply);
+    return get_job(call, id, *reply);
   });
 }
 
-Status ApiService::wait_ended(JobId id, std::optional<core::TimeMs> deadline, std::stop_token stop,
-                              v1::Job& job) {
+Status ApiService::wait_ended(Call* call, JobId id, std::optional<core::TimeMs> deadline,
+                              std::stop_token stop, v1::Job& job) {
   bool gone = false;
   bool ended = context_.loop.wait(stop, deadline, [&](Loop::Locked& l) {
     const core::JobRecord* record = l.state.core.find_job(id);
@@ -105,23 +113,24 @@ Status ApiService::wait_ended(JobId id, std::optional<core::TimeMs> deadline, st
     return gone || core::has_ended(record->state);
   });
   if (gone) return fail(ErrorCode::NotFound, fmt::format("job {} was removed", id));
-  if (ended) return get_job(id, job);
+  if (ended) return get_job(call, id, job);
   if (stop.stop_requested()) return fail(ErrorCode::Cancelled, "cancelled");
   return fail(ErrorCode::TimedOut, fmt::format("job {} has not ended", id));
 }
 
-grpc::ServerUnaryReactor* ApiService::Wait(Call*, const v1::WaitRequest* request, v1::Job* reply) {
-  return answer([this, request, reply](std::stop_token stop) -> Status {
+grpc::ServerUnaryReactor* ApiService::Wait(Call* call, const v1::WaitRequest* request,
+                                           v1::Job* reply) {
+  return answer([this, call, request, reply](std::stop_token stop) -> Status {
     BATON_TRY(JobId id, find_job(request->job()));
     std::optional<core::TimeMs> deadline;
     if (request->timeout_ms()) deadline = boot_time_ms() + request->timeout_ms();
-    return wait_ended(id, deadline, stop, *reply);
+    return wait_ended(call, id, deadline, stop, *reply);
   });
 }
 
-Status ApiService::take_checkpoint(const v1::CheckpointRequest& request, std::stop_token stop,
-                                   v1::Checkpoint& checkpoint) {
-  BATON_TRY(JobId id, find_job(request.job()));
+Status ApiService::take_checkpoint(Call* call, const v1::CheckpointRequest& request,
+                                   std::stop_token stop, v1::Checkpoint& checkpoint) {
+  BATON_TRY(JobId id, own_job(call, request.job()));
   Loop::Request pending(context_.loop);
   BATON_CHECK(ask(core::UserCheckpoint{pending.id(), id}, stop));
   BATON_TRY(auto finished, pending.wait_checkpoint(stop));
@@ -138,10 +147,11 @@ Status ApiService::take_checkpoint(const v1::CheckpointRequest& request, std::st
   });
 }
 
-grpc::ServerUnaryReactor* ApiService::TakeCheckpoint(Call*, const v1::CheckpointRequest* request,
+grpc::ServerUnaryReactor* ApiService::TakeCheckpoint(Call* call,
+                                                     const v1::CheckpointRequest* request,
                                                      v1::Checkpoint* reply) {
-  return answer([this, request, reply](std::stop_token stop) {
-    return take_checkpoint(*request, stop, *reply);
+  return answer([this, call, request, reply](std::stop_token stop) {
+    return take_checkpoint(call, *request, stop, *reply);
   });
 }
 
@@ -157,64 +167,69 @@ grpc::ServerUnaryReactor* ApiService::ListCheckpoints(Call*, const v1::JobRef* r
   });
 }
 
-Status ApiService::finish_move(Loop::Request& pending, JobId job, const core::Input& input,
-                               std::stop_token stop, v1::MoveReply& reply) {
+Status ApiService::finish_move(Call* call, Loop::Request& pending, JobId job,
+                               const core::Input& input, std::stop_token stop,
+                               v1::MoveReply& reply) {
   BATON_CHECK(ask(input, stop));
   BATON_TRY(auto finished, pending.wait_move(stop));
   *reply.mutable_timing() = to_wire(finished.timing);
   reply.mutable_timing()->set_job_id(job.value);
-  BATON_CHECK(get_job(job, *reply.mutable_job()));
+  BATON_CHECK(get_job(call, job, *reply.mutable_job()));
   reply.mutable_timing()->set_job_name(reply.job().spec().name());
   return {};
 }
 
-grpc::ServerUnaryReactor* ApiService::Migrate(Call*, const v1::MigrateRequest* request,
+grpc::ServerUnaryReactor* ApiService::Migrate(Call* call, const v1::MigrateRequest* request,
                                               v1::MoveReply* reply) {
-  return answer([this, request, reply](std::stop_token stop) -> Status {
-    BATON_TRY(JobId id, find_job(request->job()));
+  return answer([this, call, request, reply](std::stop_token stop) -> Status {
+    BATON_TRY(JobId id, own_job(call, request->job()));
     Loop::Request pending(context_.loop);
     core::UserMigrate input{pending.id(), id, NodeId(request->to())};
-    return finish_move(pending, id, input, stop, *reply);
+    return finish_move(call, pending, id, input, stop, *reply);
   });
 }
 
-grpc::ServerUnaryReactor* ApiService::Restore(Call*, const v1::RestoreRequest* request,
+grpc::ServerUnaryReactor* ApiService::Restore(Call* call, const v1::RestoreRequest* request,
                                               v1::MoveReply* reply) {
-  return answer([this, request, reply](std::stop_token stop) -> Status {
-    BATON_TRY(JobId id, find_job(request->job()));
+  return answer([this, call, request, reply](std::stop_token stop) -> Status {
+    BATON_TRY(JobId id, own_job(call, request->job()));
     Loop::Request pending(context_.loop);
     core::UserRestore input{pending.id(), id, CheckpointNumber(request->checkpoint()),
                             NodeId(request->to())};
-    return finish_move(pending, id, input, stop, *reply);
+    return finish_move(call, pending, id, input, stop, *reply);
   });
 }
 
-Status ApiService::stop_job(const v1::StopRequest& request, std::stop_token stop, v1::Job& job) {
-  BATON_TRY(JobId id, find_job(request.job()));
+Status ApiService::stop_job(Call* call, const v1::StopRequest& request, std::stop_token stop,
+                            v1::Job& job) {
+  BATON_TRY(JobId id, own_job(call, request.job()));
   BATON_CHECK(ask(
       core::UserStop{0, id, request.has_grace_ms() ? request.grace_ms() : kDefaultGraceMs}, stop));
-  return wait_ended(id, std::nullopt, stop, job);
+  return wait_ended(call, id, std::nullopt, stop, job);
 }
 
-grpc::ServerUnaryReactor* ApiService::Stop(Call*, const v1::StopRequest* request, v1::Job* reply) {
-  return answer(
-      [this, request, reply](std::stop_token stop) { return stop_job(*request, stop, *reply); });
+grpc::ServerUnaryReactor* ApiService::Stop(Call* call, const v1::StopRequest* request,
+                                           v1::Job* reply) {
+  return answer([this, call, request, reply](std::stop_token stop) {
+    return stop_job(call, *request, stop, *reply);
+  });
 }
 
-grpc::ServerUnaryReactor* ApiService::Kill(Call*, const v1::KillRequest* request, v1::Job* reply) {
-  return answer([this, request, reply](std::stop_token stop) -> Status {
+grpc::ServerUnaryReactor* ApiService::Kill(Call* call, const v1::KillRequest* request,
+                                           v1::Job* reply) {
+  return answer([this, call, request, reply](std::stop_token stop) -> Status {
     if (request->signal() < 1 || request->signal() > kHighestSignal)
       return fail(ErrorCode::InvalidArgument,
                   fmt::format("there is no signal {}", request->signal()));
-    BATON_TRY(JobId id, find_job(request->job()));
+    BATON_TRY(JobId id, own_job(call, request->job()));
     BATON_CHECK(ask(core::UserKill{0, id, request->signal()}, stop));
-    if (request->signal() == SIGKILL) return wait_ended(id, std::nullopt, stop, *reply);
-    return get_job(id, *reply);
+    if (request->signal() == SIGKILL) return wait_ended(call, id, std::nullopt, stop, *reply);
+    return get_job(call, id, *reply);
   });
 }
 
-Status ApiService::remove_job(const v1::JobRef& ref, std::stop_token stop) {
-  BATON_TRY(JobId id, find_job(ref));
+Status ApiService::remove_job(Call* call, const v1::JobRef& ref, std::stop_token stop) {
+  BATON_TRY(JobId id, own_job(call, ref));
   // Removing makes room, so it is fine on a full disk.
   auto applied = context_.loop.with_lock([&](Loop::Locked& l) {
     return l.apply(core::RemoveJob{0, id});
@@ -226,8 +241,9 @@ Status ApiService::remove_job(const v1::JobRef& ref, std::stop_token stop) {
   return context_.loop.wait_saved(applied.ticket, stop);
 }
 
-grpc::ServerUnaryReactor* ApiService::Remove(Call*, const v1::JobRef* request, v1::Empty*) {
-  return answer([this, request](std::stop_token stop) { return remove_job(*request, stop); });
+grpc::ServerUnaryReactor* ApiService::Remove(Call* call, const v1::JobRef* request, v1::Empty*) {
+  return answer(
+      [this, call, request](std::stop_token stop) { return remove_job(call, *request, stop); });
 }
 
 grpc::ServerUnaryReactor* ApiService::ListNodes(Call*, const v1::Empty*,
@@ -274,7 +290,7 @@ grpc::ServerUnaryReactor* ApiService::Uncordon(Call*, const v1::NodeRef* request
   });
 }
 
-Status ApiService::stream_events(const v1::EventsRequest& request,
+Status ApiService::stream_events(Call* call, const v1::EventsRequest& request,
                                  BlockingStream<v1::Event>& stream) {
   std::uint64_t job = 0;
   if (!request.job().name_or_id().empty()) {
@@ -286,18 +302,20 @@ Status ApiService::stream_events(const v1::EventsRequest& request,
     BATON_TRY(auto events, context_.loop.stores().events.read(after, job, request.follow(),
                                                               kEventsAtOnce, stream.stop_token()));
     if (events.empty() && !request.follow()) return {};
+    BATON_CHECK(context_.access.caller(*call));  // may have been shut out meanwhile
     for (auto& event : events)
       if (!stream.write(std::move(event))) return fail(ErrorCode::Cancelled, "cancelled");
   }
 }
 
-grpc::ServerWriteReactor<v1::Event>* ApiService::Events(Call*, const v1::EventsRequest* request) {
-  return BlockingStream<v1::Event>::start(context_.calls, [this, request](auto& stream) {
-    return wire::to_grpc(explain(stream_events(*request, stream), context_.calls));
+grpc::ServerWriteReactor<v1::Event>* ApiService::Events(Call* call,
+                                                        const v1::EventsRequest* request) {
+  return BlockingStream<v1::Event>::start(context_.calls, [this, call, request](auto& stream) {
+    return wire::to_grpc(explain(stream_events(call, *request, stream), context_.calls));
   });
 }
 
-Status ApiService::stream_logs(const v1::LogsRequest& request,
+Status ApiService::stream_logs(Call* call, const v1::LogsRequest& request,
                                BlockingStream<v1::LogsPart>& stream) {
   BATON_TRY(JobId id, find_job(request.job()));
   BATON_TRY(auto log, context_.loop.stores().logs.get(id));
@@ -309,6 +327,7 @@ Status ApiService::stream_logs(const v1::LogsRequest& request,
                     : log->read(offset, std::min<std::uint64_t>(kLogPartBytes,
                                                                 end - std::min(offset, end)));
     if (!part) return fail(part.error());
+    BATON_CHECK(context_.access.caller(*call));  // may have been shut out meanwhile
     offset = part->offset + part->data.size();
     bool last = part->ended || (!request.follow() && offset >= end);
     v1::LogsPart message;
@@ -321,9 +340,10 @@ Status ApiService::stream_logs(const v1::LogsRequest& request,
   }
 }
 
-grpc::ServerWriteReactor<v1::LogsPart>* ApiService::Logs(Call*, const v1::LogsRequest* request) {
-  return BlockingStream<v1::LogsPart>::start(context_.calls, [this, request](auto& stream) {
-    return wire::to_grpc(explain(stream_logs(*request, stream), context_.calls));
+grpc::ServerWriteReactor<v1::LogsPart>* ApiService::Logs(Call* call,
+                                                         const v1::LogsRequest* request) {
+  return BlockingStream<v1::LogsPart>::start(context_.calls, [this, call, request](auto& stream) {
+    return wire::to_grpc(explain(stream_logs(call, *request, stream), context_.calls));
   });
 }
 

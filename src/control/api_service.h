@@ -41,22 +41,25 @@ class ApiService final : public v1::Api::CallbackService {
   grpc::ServerUnaryReactor* answer(Body body);
 
   Result<JobId> find_job(const v1::JobRef& ref);
-  Status get_job(JobId id, v1::Job& job);
-  Result<JobId> submit(v1::JobSpec spec, std::stop_token stop);
+  Result<JobId> own_job(Call* call, const v1::JobRef& ref);
+  Status get_job(Call* call, JobId id, v1::Job& job);
+  Result<JobId> submit(Call* call, v1::JobSpec spec, std::stop_token stop);
   // Applies a user's wish and waits until it is saved.
   Status ask(const core::Input& input, std::stop_token stop);
-  Status finish_move(Loop::Request& request, JobId job, const core::Input& input,
+  Status finish_move(Call* call, Loop::Request& request, JobId job, const core::Input& input,
                      std::stop_token stop, v1::MoveReply& reply);
-  Status stop_job(const v1::StopRequest& request, std::stop_token stop, v1::Job& job);
-  Status remove_job(const v1::JobRef& ref, std::stop_token stop);
-  Status take_checkpoint(const v1::CheckpointRequest& request, std::stop_token stop,
+  Status stop_job(Call* call, const v1::StopRequest& request, std::stop_token stop, v1::Job& job);
+  Status remove_job(Call* call, const v1::JobRef& ref, std::stop_token stop);
+  Status take_checkpoint(Call* call, const v1::CheckpointRequest& request, std::stop_token stop,
                          v1::Checkpoint& checkpoint);
-  Status wait_ended(JobId id, std::optional<core::TimeMs> deadline, std::stop_token stop,
-                    v1::Job& job);
+  Status wait_ended(Call* call, JobId id, std::optional<core::TimeMs> deadline,
+                    std::stop_token stop, v1::Job& job);
   Status change_node(const core::Input& input, const std::string& name, std::stop_token stop,
                      v1::Node& node);
-  Status stream_logs(const v1::LogsRequest& request, BlockingStream<v1::LogsPart>& stream);
-  Status stream_events(const v1::EventsRequest& request, BlockingStream<v1::Event>& stream);
+  Status stream_logs(Call* call, const v1::LogsRequest& request,
+                     BlockingStream<v1::LogsPart>& stream);
+  Status stream_events(Call* call, const v1::EventsRequest& request,
+                       BlockingStream<v1::Event>& stream);
 
   ServiceContext& context_;
 };

@@ -16,9 +16,13 @@ Status export_checkpoint(ServiceContext& context, const v1::CheckpointRef& ref,
                          const store::ArchiveWriter::Sink& sink);
 
 // Takes an archive, which may be anybody's, and makes a job of it that is stopped at its
-// checkpoint. `name`: empty for the one in the archive. Nothing of it is visible before all of it
+// checkpoint. Nothing of it is visible before all of it
 // has been compared with its hashes and is durable; on an error nothing is left.
-Result<JobId> import_checkpoint(ServiceContext& context, Bulk& bulk, const std::string& name,
+struct NewJob {
+  std::string name;   // empty: the one in the archive
+  std::string owner;  // empty: nobody's
+};
+Result<JobId> import_checkpoint(ServiceContext& context, Bulk& bulk, const NewJob& wanted,
                                 store::ArchiveReader::Source source, std::stop_token stop);
 
 }  // namespace baton::control

@@ -29,11 +29,14 @@ std::string to_json(const v1::Checkpoint& info) {
 
 }  // namespace
 
-Status Bulk::check_current(const v1::UploadHeader& header) {
+Status Bulk::check_current(const v1::UploadHeader& header, const Allowed& allowed) {
   JobId job(header.job_id());
   Generation generation(header.generation());
-  auto standing = context_.loop.with_lock(
-      [&](Loop::Locked& l) { return l.state.core.standing(job, generation); });
+  BATON_TRY(const core::Standing standing,
+            context_.loop.with_lock([&](Loop::Locked& l) -> Result<core::Standing> {
+              BATON_CHECK(allowed(l, job, generation));
+              return l.state.core.standing(job, generation);
+            }));
   switch (standing) {
     case core::Standing::Current: return {};
     case core::Standing::Attempt:
@@ -43,16 +46,17 @@ Status Bulk::check_current(const v1::UploadHeader& header) {
   return fail(ErrorCode::StaleGeneration, fmt::format("generation {} is superseded", generation));
 }
 
-Result<CheckpointNumber> Bulk::upload(grpc::ServerReaderInterface<v1::UploadPart>& stream) {
+Result<CheckpointNumber> Bulk::upload(grpc::ServerReaderInterface<v1::UploadPart>& stream,
+                                      const Allowed& allowed) {
   v1::UploadPart part;
   if (!stream.Read(&part) || !part.has_header())
     return fail(ErrorCode::InvalidArgument, "upload: the first message is no header");
   v1::UploadHeader header = part.header();
   auto outcome = [&]() -> Result<CheckpointNumber> {
-    BATON_CHECK(check_current(header));
+    BATON_CHECK(check_current(header, allowed));
     BATON_TRY(auto upload, context_.loop.stores().checkpoints.begin_upload(JobId(header.job_id())));
     while (stream.Read(&part)) {
-      if (part.done()) return commit(*upload, header);
+      if (part.done()) return commit(*upload, header, allowed);
       if (!part.has_file()) return fail(ErrorCode::InvalidArgument, "a part without content");
       BATON_CHECK(take_file(*upload, part.file()));
     }
@@ -69,7 +73,8 @@ std::shared_ptr<std::mutex> Bulk::commit_mutex(JobId job) {
   return entry;
 }
 
-Result<CheckpointNumber> Bulk::commit(store::Upload& upload, const v1::UploadHeader& header) {
+Result<CheckpointNumber> Bulk::commit(store::Upload& upload, const v1::UploadHeader& header,
+                                      const Allowed& allowed) {
   JobId job(header.job_id());
   auto one_at_a_time = commit_mutex(job);
   std::lock_guard lock(*one_at_a_time);
@@ -94,12 +99,13 @@ Result<CheckpointNumber> Bulk::commit(store::Upload& upload, const v1::UploadHea
   BATON_TRY(auto log, context_.loop.stores().logs.get(job));
   BATON_CHECK(log->make_durable(info.output_bytes()));
   BATON_CHECK(upload.publish(*number, to_json(info)));
-  BATON_CHECK(make_visible(header, info));
+  BATON_CHECK(make_visible(header, info, allowed));
   retire_checkpoints(context_.loop, job);
   return number;
 }
 
-Status Bulk::make_visible(const v1::UploadHeader& header, const v1::Checkpoint& info) {
+Status Bulk::make_visible(const v1::UploadHeader& header, const v1::Checkpoint& info,
+                          const Allowed& allowed) {
   JobId job(header.job_id());
   core::CheckpointCommitted input;
   input.job = job;
@@ -108,6 +114,7 @@ Status Bulk::make_visible(const v1::UploadHeader& header, const v1::Checkpoint& 
   input.hold = header.hold();
   Result<Ticket> ticket = context_.loop.with_lock([&](Loop::Locked& l) -> Result<Ticket> {
     BATON_CHECK(fault("ship.before_commit"));
+    BATON_CHECK(allowed(l, job, input.generation));
     auto entry = l.state.jobs.find(job);
     const core::JobRecord* record = l.state.core.find_job(job);
     if (!record || entry == l.state.jobs.end() ||
@@ -143,6 +150,11 @@ Status Bulk::download(const v1::DownloadRequest& request,
     if (!to_stage && l.state.core.standing(job, generation) == core::Standing::Stale)
       return fail(ErrorCode::StaleGeneration,
                   fmt::format("job {}: generation {} is superseded", job, generation));
+    const core::JobRecord* record = l.state.core.find_job(job);
+    const bool placed = record && ((record->current && record->current->node == node) ||
+                                   (record->attempt && record->attempt->node == node));
+    if (!to_stage && !placed)
+      return fail(ErrorCode::Forbidden, fmt::format("job {} is not for {} to run", job, node));
     auto entry = l.state.jobs.find(job);
     if (entry == l.state.jobs.end() || !entry->second.checkpoints.contains(number))
       return fail(ErrorCode::NotFound, fmt::format("job {} has no checkpoint {}", job, number));

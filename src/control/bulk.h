@@ -3,6 +3,7 @@
 
 #include <grpcpp/support/sync_stream.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -18,8 +19,12 @@ class Bulk {
 
   // Returns the number under which the checkpoint is durable and visible; on any error nothing of
   // it is left. StaleGeneration, Unavailable (this incarnation is not current yet), NoSpace …
-  Result<CheckpointNumber> upload(grpc::ServerReaderInterface<v1::UploadPart>& stream);
-  // Damaged names the file that is missing or wrong.
+  // `allowed` is asked before anything is taken, and again when it becomes visible.
+  using Allowed = std::function<Status(Loop::Locked&, JobId, Generation)>;
+  Result<CheckpointNumber> upload(grpc::ServerReaderInterface<v1::UploadPart>& stream,
+                                  const Allowed& allowed);
+  // For the node that the request names: one that runs the job, is to, or stands by for it
+  // (Forbidden). Damaged names the file that is missing or wrong.
   Status download(const v1::DownloadRequest& request,
                   grpc::ServerWriterInterface<v1::DownloadPart>& stream);
 
@@ -27,9 +32,11 @@ class Bulk {
   std::shared_ptr<std::mutex> commit_mutex(JobId job);
 
  private:
-  Status check_current(const v1::UploadHeader& header);
-  Result<CheckpointNumber> commit(store::Upload& upload, const v1::UploadHeader& header);
-  Status make_visible(const v1::UploadHeader& header, const v1::Checkpoint& info);
+  Status check_current(const v1::UploadHeader& header, const Allowed& allowed);
+  Result<CheckpointNumber> commit(store::Upload& upload, const v1::UploadHeader& header,
+                                  const Allowed& allowed);
+  Status make_visible(const v1::UploadHeader& header, const v1::Checkpoint& info,
+                      const Allowed& allowed);
 
   ServiceContext& context_;
   std::mutex mutex_;

@@ -20,11 +20,18 @@ Status check_registration(const v1::RegisterRequest& request) {
 
 }  // namespace
 
-grpc::Status ClusterService::Register(grpc::ServerContext*, const v1::RegisterRequest* request,
+Status ClusterService::check_holder(Loop::Locked& l, const grpc::ServerContext& call, JobId job,
+                                    Generation generation) const {
+  return context_.access.check_holder(call, l.state, job, generation);
+}
+
+grpc::Status ClusterService::Register(grpc::ServerContext* call, const v1::RegisterRequest* request,
                                       v1::RegisterReply* reply) {
   if (auto status = check_registration(*request); !status) return wire::to_grpc(status);
   core::NodeRegistered input;
   input.facts = from_wire(request->facts());
+  if (auto status = context_.access.check_node(*call, input.facts.id); !status)
+    return wire::to_grpc(status);
   input.epoch = request->agent_epoch();
   input.boot_id = request->boot_id();
   input.incarnations = reports_from_wire(request->incarnations());
@@ -51,10 +58,13 @@ grpc::Status ClusterService::Register(grpc::ServerContext*, const v1::RegisterRe
   return grpc::Status::OK;
 }
 
-grpc::Status ClusterService::Heartbeat(grpc::ServerContext*, const v1::HeartbeatRequest* request,
+grpc::Status ClusterService::Heartbeat(grpc::ServerContext* call,
+                                       const v1::HeartbeatRequest* request,
                                        v1::HeartbeatReply* reply) {
   core::Heartbeat input;
   input.node = NodeId(request->node());
+  if (auto status = context_.access.check_node(*call, input.node); !status)
+    return wire::to_grpc(status);
   input.epoch = request->agent_epoch();
   input.sample = from_wire(request->sample());
   input.incarnations = reports_from_wire(request->incarnations());
@@ -82,10 +92,13 @@ grpc::Status ClusterService::Attach(grpc::ServerContext* call,
     return wire::to_grpc(
         Error(ErrorCode::InvalidArgument, "attach: the first message is no hello"));
   NodeId node(message.hello().node());
+  if (auto status = context_.access.check_node(*call, node); !status) return wire::to_grpc(status);
   auto id = context_.loop.with_lock([&](Loop::Locked& l) {
     return l.state.links.open_stream(node, message.hello().agent_epoch());
   });
   if (!id) return wire::to_grpc(Error(ErrorCode::FailedPrecondition, "attach: register first"));
+  // After the stream is open: whoever shuts the node out meanwhile closes it, or is seen here.
+  if (auto status = context_.access.check_node(*call, node); !status) return wire::to_grpc(status);
   context_.loop.wake_all();  // the stream before this one ends
   std::stop_callback cancel(context_.calls.stop_token(), [&] { call->TryCancel(); });
   std::jthread sender([&](std::stop_token stop) { send_orders(node, *id, call, stream, stop); });
@@ -144,12 +157,15 @@ void ClusterService::take_result(const NodeId& node, const v1::OrderResult& resu
   });
 }
 
-grpc::Status ClusterService::ShipOutput(grpc::ServerContext*, const v1::OutputChunk* request,
+grpc::Status ClusterService::ShipOutput(grpc::ServerContext* call, const v1::OutputChunk* request,
                                         v1::OutputReply* reply) {
   JobId job(request->job_id());
-  bool known = context_.loop.with_lock([&](Loop::Locked& l) { return l.state.jobs.contains(job); });
-  if (!known)
-    return wire::to_grpc(Error(ErrorCode::StaleGeneration, fmt::format("there is no job {}", job)));
+  Status allowed = context_.loop.with_lock([&](Loop::Locked& l) -> Status {
+    if (!l.state.jobs.contains(job))
+      return fail(ErrorCode::StaleGeneration, fmt::format("there is no job {}", job));
+    return check_holder(l, *call, job, Generation(request->generation()));
+  });
+  if (!allowed) return wire::to_grpc(allowed);
   auto log = context_.loop.stores().logs.get(job);
   if (!log) return wire::to_grpc(log.error());
   auto next = (*log)->append(Generation(request->generation()), request->offset(), request->data());
@@ -171,7 +187,9 @@ grpc::Status ClusterService::UploadCheckpoint(grpc::ServerContext* call,
                                               grpc::ServerReader<v1::UploadPart>* stream,
                                               v1::UploadReply* reply) {
   std::stop_callback cancel(context_.calls.stop_token(), [&] { call->TryCancel(); });
-  auto number = bulk_.upload(*stream);
+  auto number = bulk_.upload(*stream, [&](Loop::Locked& l, JobId job, Generation generation) {
+    return check_holder(l, *call, job, generation);
+  });
   if (!number) return wire::to_grpc(number.error());
   reply->set_number(number->value);
   return grpc::Status::OK;
@@ -181,10 +199,12 @@ grpc::Status ClusterService::DownloadCheckpoint(grpc::ServerContext* call,
                                                 const v1::DownloadRequest* request,
                                                 grpc::ServerWriter<v1::DownloadPart>* stream) {
   std::stop_callback cancel(context_.calls.stop_token(), [&] { call->TryCancel(); });
+  if (auto status = context_.access.check_node(*call, NodeId(request->node())); !status)
+    return wire::to_grpc(status);
   return wire::to_grpc(bulk_.download(*request, *stream));
 }
 
-grpc::Status ClusterService::ReportExit(grpc::ServerContext*, const v1::ExitReport* request,
+grpc::Status ClusterService::ReportExit(grpc::ServerContext* call, const v1::ExitReport* request,
                                         v1::Empty*) {
   core::IncarnationExited input;
   input.job = JobId(request->job_id());
@@ -193,6 +213,7 @@ grpc::Status ClusterService::ReportExit(grpc::ServerContext*, const v1::ExitRepo
   input.cause = exit_cause_from_wire(request->cause());
   input.detail = request->detail();
   Result<Ticket> ticket = context_.loop.with_lock([&](Loop::Locked& l) -> Result<Ticket> {
+    BATON_CHECK(check_holder(l, *call, input.job, input.generation));
     bool current = l.state.core.standing(input.job, input.generation) == core::Standing::Current;
     if (current && input.cause == core::ExitCause::Exited) {
       BATON_TRY(auto log, context_.loop.stores().logs.get(input.job));
@@ -208,7 +229,7 @@ grpc::Status ClusterService::ReportExit(grpc::ServerContext*, const v1::ExitRepo
   return wire::to_grpc(context_.loop.wait_saved(*ticket, context_.calls.stop_token()));
 }
 
-grpc::Status ClusterService::ReportCheckpoint(grpc::ServerContext*,
+grpc::Status ClusterService::ReportCheckpoint(grpc::ServerContext* call,
                                               const v1::CheckpointReport* request, v1::Empty*) {
   core::CheckpointReported input;
   input.job = JobId(request->job_id());
@@ -218,7 +239,8 @@ grpc::Status ClusterService::ReportCheckpoint(grpc::ServerContext*,
   input.log_tail = request->log_tail();
   input.preflight = request->preflight();
   input.checkpoint = CheckpointNumber(request->checkpoint());
-  Ticket ticket = context_.loop.with_lock([&](Loop::Locked& l) {
+  Result<Ticket> ticket = context_.loop.with_lock([&](Loop::Locked& l) -> Result<Ticket> {
+    BATON_CHECK(check_holder(l, *call, input.job, input.generation));
     Loop::Extra extra;
     if (auto entry = l.state.jobs.find(input.job);
         entry != l.state.jobs.end() && input.preflight && !request->failure()) {
@@ -230,7 +252,8 @@ grpc::Status ClusterService::ReportCheckpoint(grpc::ServerContext*,
     }
     return l.apply(input, std::move(extra)).ticket;
   });
-  return wire::to_grpc(context_.loop.wait_saved(ticket, context_.calls.stop_token()));
+  if (!ticket) return wire::to_grpc(ticket.error());
+  return wire::to_grpc(context_.loop.wait_saved(*ticket, context_.calls.stop_token()));
 }
 
 }  // namespace baton::control

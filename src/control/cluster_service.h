@@ -36,6 +36,9 @@ class ClusterService final : public v1::Cluster::Service {
   void send_orders(const NodeId& node, Links::StreamId stream_id, grpc::ServerContext* call,
                    grpc::ServerReaderWriter<v1::Order, v1::AgentMessage>* stream,
                    std::stop_token stop);
+  // Forbidden: the incarnation is another node's.
+  Status check_holder(Loop::Locked& l, const grpc::ServerContext& call, JobId job,
+                      Generation generation) const;
   void take_result(const NodeId& node, const v1::OrderResult& result);
 
   ServiceContext& context_;

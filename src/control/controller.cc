@@ -55,6 +55,8 @@ Status Controller::open_stores(const ControllerOptions& options) {
   BATON_TRY(lock_, lock_data(options.data));
   BATON_TRY(db_, StateDb::open(options.data / "state.db"));
   BATON_TRY(checkpoints_, store::CheckpointStore::open(options.data));
+  BATON_TRY(members_, Members::open(options.data));
+  access_ = std::make_shared<Access>(*members_);
   BATON_TRY(logs_, OutputLogs::open(options.data / "logs"));
   ballast_ = std::make_unique<Ballast>(options.data);
   return {};
@@ -77,8 +79,8 @@ Status Controller::take_up(const ControllerOptions& options) {
   }
   loop_ = std::make_unique<Loop>(std::move(state),
                                  Loop::Stores{*db_, *checkpoints_, *logs_, events_, *ballast_});
-  context_ = std::make_unique<ServiceContext>(
-      ServiceContext{*loop_, calls_, policy, options.lease_ms, wall_time_ms()});
+  context_ = std::make_unique<ServiceContext>(ServiceContext{
+      *loop_, calls_, *members_, *access_, policy, options.lease_ms, wall_time_ms()});
   bulk_ = std::make_unique<Bulk>(*context_);
   return remove_orphans();
 }
@@ -103,13 +105,24 @@ Status Controller::remove_orphans() {
   return {};
 }
 
-Status Controller::listen(const std::string& address, bool cluster, bool api) {
+Status Controller::listen(const std::string& address, bool cluster, bool api, bool insecure) {
   BATON_TRY(std::string target, wire::parse_address(address));
+  const bool socket = target.starts_with("unix:");
+  if (insecure && !wire::is_local_address(target))
+    return fail(ErrorCode::InvalidArgument,
+                fmt::format("--insecure is for loopback only, and {} is not", address));
   Endpoint endpoint;
   grpc::ServerBuilder builder;
   wire::configure(builder);
+  std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
+  if (!socket && !insecure) {
+    credentials = wire::server_credentials(members_->identity());
+    credentials->SetAuthMetadataProcessor(access_);
+  }
   int port = 0;
-  builder.AddListeningPort(target, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(target, credentials, &port);
+  endpoint.membership = std::make_unique<MembershipService>(*context_);
+  builder.RegisterService(endpoint.membership.get());
   if (cluster) {
     endpoint.cluster = std::make_unique<ClusterService>(*context_, *bulk_);
     builder.RegisterService(endpoint.cluster.get());
@@ -125,14 +138,10 @@ Status Controller::listen(const std::string& address, bool cluster, bool api) {
     return fail(ErrorCode::Unavailable,
                 fmt::format("can't listen on {}: it is in use, or not an address of this machine",
                             address));
-  if (!target.starts_with("unix:")) {
-    ports_.push_back(port);
-    if (!wire::is_local_address(target))
-      spdlog::warn(
-          "{} is open to the network, and connections are neither encrypted nor "
-          "authenticated yet: whoever reaches it can {}",
-          address, api ? "run anything as root" : "read and replace every checkpoint");
-  }
+  if (!socket) ports_.push_back(port);
+  if (!socket && insecure)
+    spdlog::warn("{} is neither encrypted nor authenticated: whoever is on this machine can {}",
+                 address, api ? "run anything as root" : "read and replace every checkpoint");
   spdlog::info("listening on {} for {}", target,
                api && cluster ? "users and agents"
                : api          ? "users"
@@ -146,14 +155,15 @@ Status Controller::serve(const ControllerOptions& options) {
   {
     // gRPC makes the socket; nobody else may connect, not even for a moment.
     mode_t before = ::umask(0177);
-    Status listening = listen(socket_, true, true);
+    Status listening = listen(socket_, true, true, false);
     ::umask(before);
     BATON_CHECK(listening);
   }
   auto agents = options.listen;
   if (agents.empty()) agents.push_back(wire::kDefaultClusterAddress);
-  for (const auto& address : agents) BATON_CHECK(listen(address, true, false));
-  for (const auto& address : options.listen_api) BATON_CHECK(listen(address, false, true));
+  for (const auto& address : agents) BATON_CHECK(listen(address, true, false, options.insecure));
+  for (const auto& address : options.listen_api)
+    BATON_CHECK(listen(address, false, true, options.insecure));
   return {};
 }
 

@@ -1,6 +1,7 @@
 // The controller as a whole: its data directory, its state and its servers.
 //
 //   DATA/state.db  DATA/checkpoints/  DATA/shared/  DATA/logs/  DATA/baton.sock  DATA/lock
+//   DATA/members.db  DATA/identity/
 #pragma once
 
 #include <grpcpp/server.h>
@@ -11,6 +12,7 @@
 #include "base/fd.h"
 #include "control/api_service.h"
 #include "control/cluster_service.h"
+#include "control/membership_service.h"
 #include "control/options.h"
 #include "control/scrubber.h"
 #include "control/store_service.h"
@@ -28,6 +30,7 @@ class Controller {
   Controller& operator=(const Controller&) = delete;
 
   Loop& loop() { return *loop_; }
+  Members& members() { return *members_; }
   // The TCP ports bound for agents and for users, in the order of the options.
   const std::vector<int>& ports() const { return ports_; }
   const std::string& socket() const { return socket_; }
@@ -38,6 +41,7 @@ class Controller {
     std::unique_ptr<ClusterService> cluster;
     std::unique_ptr<ApiService> api;
     std::unique_ptr<StoreService> store;
+    std::unique_ptr<MembershipService> membership;
     std::unique_ptr<grpc::Server> server;
   };
 
@@ -46,13 +50,15 @@ class Controller {
   Status take_up(const ControllerOptions& options);
   Status remove_orphans();
   Status serve(const ControllerOptions& options);
-  Status listen(const std::string& address, bool cluster, bool api);
+  Status listen(const std::string& address, bool cluster, bool api, bool insecure);
 
   Fd lock_;
   std::unique_ptr<StateDb> db_;
   std::unique_ptr<store::CheckpointStore> checkpoints_;
   std::unique_ptr<OutputLogs> logs_;
   std::unique_ptr<Ballast> ballast_;
+  std::unique_ptr<Members> members_;
+  std::shared_ptr<Access> access_;  // gRPC keeps it as long as a server does
   EventLog events_;
   CallGroup calls_;
   std::unique_ptr<Loop> loop_;

@@ -71,11 +71,13 @@ void add_options(CLI::App& app, ControllerOptions& options) {
                  "Directory for state, checkpoints and output. Default: "
                  "/var/lib/baton/controller.");
   app.add_option("--listen", options.listen,
-                 "HOST:PORT where agents connect; may be repeated. Not encrypted and not "
-                 "authenticated yet. Default: 127.0.0.1:7077.");
+                 "HOST:PORT where agents connect, by TLS with certificates on both sides (`baton "
+                 "token create`); may be repeated. Default: 127.0.0.1:7077.");
   app.add_option("--listen-api", options.listen_api,
-                 "HOST:PORT where users connect, beside the socket; may be repeated. Whoever "
-                 "reaches it can run anything as root. Default: none.");
+                 "The same for users, beside the socket; may be repeated. Default: none.");
+  app.add_flag("--insecure", options.insecure,
+               "No TLS and no certificates on these ports, which then have to be on loopback. For "
+               "tests.");
   app.add_option("--socket", options.socket,
                  "Unix socket for users and agents of this machine, mode 0600. Default: "
                  "baton.sock in the data directory.");

@@ -154,7 +154,7 @@ class Import {
 
 }  // namespace
 
-Result<JobId> import_checkpoint(ServiceContext& context, Bulk& bulk, const std::string& name,
+Result<JobId> import_checkpoint(ServiceContext& context, Bulk& bulk, const NewJob& wanted,
                                 ArchiveReader::Source source, std::stop_token stop) {
   BATON_CHECK(context.loop.check_room());
   ArchiveReader archive(std::move(source));
@@ -168,7 +168,8 @@ Result<JobId> import_checkpoint(ServiceContext& context, Bulk& bulk, const std::
   BATON_TRY(Description description, parse_description(text));
   description.spec.clear_node();  // another cluster's
   BATON_CHECK_CTX(check_job_spec(description.spec), "archive of a checkpoint");
-  if (!name.empty()) description.spec.set_name(name);
+  if (!wanted.name.empty()) description.spec.set_name(wanted.name);
+  description.spec.set_owner(wanted.owner);
   BATON_CHECK(check_job_name(description.spec.name()));
   BATON_TRY(const JobId job, context.loop.with_lock([&](Loop::Locked& l) -> Result<JobId> {
     BATON_CHECK(check_free(l, description.spec.name()));

@@ -43,6 +43,13 @@ bool Links::is_current(const NodeId& node, StreamId stream) const {
   return found != links_.end() && found->second.stream == stream;
 }
 
+void Links::cut(const NodeId& node) {
+  if (auto found = links_.find(node); found != links_.end()) {
+    found->second.epoch.clear();
+    found->second.stream = 0;
+  }
+}
+
 const PendingOrder* Links::next_to_send(const NodeId& node, std::uint64_t sent) const {
   auto link = links_.find(node);
   if (link == links_.end()) return nullptr;

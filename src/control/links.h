@@ -37,6 +37,8 @@ class Links {
   // A stream opens; the one before it is void. Nothing if the epoch is not the accepted one.
   std::optional<StreamId> open_stream(const NodeId& node, const std::string& epoch);
   bool is_current(const NodeId& node, StreamId stream) const;
+  // The node's stream is void, and so is its registration.
+  void cut(const NodeId& node);
   // The next order after `sent`, if it may be sent.
   const PendingOrder* next_to_send(const NodeId& node, std::uint64_t sent) const;
 

@@ -16,6 +16,7 @@ struct ControllerOptions {
   std::vector<std::string> listen;      // for agents; empty: wire::kDefaultClusterAddress
   std::vector<std::string> listen_api;  // for users, beside the socket
   std::string socket;                   // empty: <data>/baton.sock
+  bool insecure = false;                // TCP without TLS: loopback only
   std::uint32_t lease_ms = 3'000;
   std::filesystem::path policy_file;
   v1::Policy policy;  // overrides of the file

@@ -21,17 +21,27 @@ Status give(Reply& reply, Result<Reply> result) {
 
 }  // namespace
 
-grpc::ServerUnaryReactor* StoreService::Pin(Call*, const v1::PinRequest* request,
+Status StoreService::own_job(Call* call, v1::JobRef& ref) {
+  BATON_TRY(const JobId id, context_.access.own_job(*call, context_.loop, ref));
+  ref.set_name_or_id(fmt::to_string(id.value));
+  return {};
+}
+
+grpc::ServerUnaryReactor* StoreService::Pin(Call* call, const v1::PinRequest* request,
                                             v1::Checkpoint* reply) {
-  return answer(context_.calls, [this, request, reply](std::stop_token stop) {
-    return give(*reply, pin(context_, *request, stop));
+  return answer(context_.calls, [this, call, request, reply](std::stop_token stop) -> Status {
+    auto own = *request;
+    BATON_CHECK(own_job(call, *own.mutable_checkpoint()->mutable_job()));
+    return give(*reply, pin(context_, own, stop));
   });
 }
 
-grpc::ServerUnaryReactor* StoreService::Unpin(Call*, const v1::UnpinRequest* request,
+grpc::ServerUnaryReactor* StoreService::Unpin(Call* call, const v1::UnpinRequest* request,
                                               v1::Checkpoint* reply) {
-  return answer(context_.calls, [this, request, reply](std::stop_token stop) {
-    return give(*reply, unpin(context_, *request, stop));
+  return answer(context_.calls, [this, call, request, reply](std::stop_token stop) -> Status {
+    auto own = *request;
+    BATON_CHECK(own_job(call, *own.mutable_checkpoint()->mutable_job()));
+    return give(*reply, unpin(context_, own, stop));
   });
 }
 
@@ -68,22 +78,27 @@ grpc::ServerWriteReactor<v1::VerifiedCheckpoint>* StoreService::Verify(
   });
 }
 
-grpc::ServerUnaryReactor* StoreService::Diff(Call*, const v1::DiffRequest* request,
+grpc::ServerUnaryReactor* StoreService::Diff(Call* call, const v1::DiffRequest* request,
                                              v1::DiffReply* reply) {
-  return answer(context_.calls, [this, request, reply](std::stop_token) {
-    return give(*reply, compare(context_, *request));
+  return answer(context_.calls, [this, call, request, reply](std::stop_token) -> Status {
+    auto own = *request;
+    BATON_CHECK(own_job(call, *own.mutable_job()));
+    return give(*reply, compare(context_, own));
   });
 }
 
-grpc::ServerUnaryReactor* StoreService::Inspect(Call*, const v1::InspectRequest* request,
+grpc::ServerUnaryReactor* StoreService::Inspect(Call* call, const v1::InspectRequest* request,
                                                 v1::CheckpointImage* reply) {
-  return answer(context_.calls, [this, request, reply](std::stop_token) {
-    return give(*reply, view_checkpoint(context_, *request));
+  return answer(context_.calls, [this, call, request, reply](std::stop_token) -> Status {
+    auto own = *request;
+    BATON_CHECK(own_job(call, *own.mutable_checkpoint()->mutable_job()));
+    return give(*reply, view_checkpoint(context_, own));
   });
 }
 
-Status StoreService::send_archive(const v1::CheckpointRef& ref,
+Status StoreService::send_archive(Call* call, v1::CheckpointRef ref,
                                   BlockingStream<v1::ExportPart>& stream) {
+  BATON_CHECK(own_job(call, *ref.mutable_job()));
   std::string buffer;
   auto send = [&]() -> Status {
     v1::ExportPart part;
@@ -98,14 +113,16 @@ Status StoreService::send_archive(const v1::CheckpointRef& ref,
   return send();
 }
 
-grpc::ServerWriteReactor<v1::ExportPart>* StoreService::Export(Call*,
+grpc::ServerWriteReactor<v1::ExportPart>* StoreService::Export(Call* call,
                                                                const v1::CheckpointRef* request) {
-  return BlockingStream<v1::ExportPart>::start(context_.calls, [this, request](auto& stream) {
-    return wire::to_grpc(explain(send_archive(*request, stream), context_.calls));
+  return BlockingStream<v1::ExportPart>::start(context_.calls, [this, call, request](auto& stream) {
+    return wire::to_grpc(explain(send_archive(call, *request, stream), context_.calls));
   });
 }
 
-Status StoreService::take_archive(BlockingUpload<v1::ImportPart>& stream, v1::Job& job) {
+Status StoreService::take_archive(Call* call, BlockingUpload<v1::ImportPart>& stream,
+                                  v1::Job& job) {
+  BATON_TRY(const Caller caller, context_.access.caller(*call));
   v1::ImportPart part;
   if (!stream.read(part) || part.what_case() != v1::ImportPart::kName)
     return fail(ErrorCode::InvalidArgument, "import: the first message has no name");
@@ -116,14 +133,15 @@ Status StoreService::take_archive(BlockingUpload<v1::ImportPart>& stream, v1::Jo
     if (stream.stop_token().stop_requested()) return fail(ErrorCode::Cancelled, "cancelled");
     return std::string();
   };
-  BATON_TRY(const JobId id, import_checkpoint(context_, bulk_, name, source, stream.stop_token()));
+  BATON_TRY(const JobId id,
+            import_checkpoint(context_, bulk_, {name, caller.user()}, source, stream.stop_token()));
   job = context_.loop.with_lock([&](Loop::Locked& l) { return l.state.job_view(id); });
   return {};
 }
 
-grpc::ServerReadReactor<v1::ImportPart>* StoreService::Import(Call*, v1::Job* reply) {
-  return BlockingUpload<v1::ImportPart>::start(context_.calls, [this, reply](auto& stream) {
-    return wire::to_grpc(explain(take_archive(stream, *reply), context_.calls));
+grpc::ServerReadReactor<v1::ImportPart>* StoreService::Import(Call* call, v1::Job* reply) {
+  return BlockingUpload<v1::ImportPart>::start(context_.calls, [this, call, reply](auto& stream) {
+    return wire::to_grpc(explain(take_archive(call, stream, *reply), context_.calls));
   });
 }
 

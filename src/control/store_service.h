@@ -28,8 +28,11 @@ class StoreService final : public v1::Store::CallbackService {
                                     v1::CheckpointImage*) override;
 
  private:
-  Status send_archive(const v1::CheckpointRef& ref, BlockingStream<v1::ExportPart>& stream);
-  Status take_archive(BlockingUpload<v1::ImportPart>& stream, v1::Job& job);
+  // Forbidden unless the caller may change the job; `ref` names it by its number afterwards, which
+  // stays the same job's whatever happens to names.
+  Status own_job(Call* call, v1::JobRef& ref);
+  Status send_archive(Call* call, v1::CheckpointRef ref, BlockingStream<v1::ExportPart>& stream);
+  Status take_archive(Call* call, BlockingUpload<v1::ImportPart>& stream, v1::Job& job);
 
   ServiceContext& context_;
   Bulk& bulk_;

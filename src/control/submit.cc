@@ -21,7 +21,9 @@ std::string made_up_name(const std::string& command, JobId id) {
 
 }  // namespace
 
-Result<JobId> ApiService::submit(v1::JobSpec spec, std::stop_token stop) {
+Result<JobId> ApiService::submit(Call* call, v1::JobSpec spec, std::stop_token stop) {
+  BATON_TRY(const Caller caller, context_.access.caller(*call));
+  spec.set_owner(caller.user());
   BATON_CHECK(check_job_spec(spec));
   BATON_CHECK(context_.loop.check_room(spec.ByteSizeLong()));
   JobId id(context_.loop.with_lock([&](Loop::Locked& l) { return l.state.next_job_id++; }));

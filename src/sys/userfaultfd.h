@@ -25,8 +25,9 @@ class Userfaultfd {
   // userfaultfd has it). SpaceGone: the address space has ended (exit or exec).
   Result<Registered> track(std::uint64_t start, std::uint64_t end) const;
 
-  // Takes off all protection in [start, end): the pages count as written. The kernel can leave marks
-  // of it behind in a mapping that loses its registration, which then come back with the next one.
+  // Takes off all protection in [start, end): the pages count as written. The kernel can leave
+  // marks of it behind in a mapping that loses its registration, which then come back with the next
+  // one.
   Status unprotect(std::uint64_t start, std::uint64_t end) const;
 
   // Ends the registration of the mappings in [start, end); fine if there is none.

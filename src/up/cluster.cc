@@ -58,7 +58,9 @@ Status Cluster::start() {
   BATON_CHECK(claim());
   BATON_CHECK_CTX(enter_cluster_network(), "network of the cluster");
   BATON_CHECK_CTX(start_controller(), "start the controller");
-  nodes_.reserve(static_cast<std::size_t>(options_.nodes));
+  BATON_CHECK(describe_nodes());
+  BATON_TRY(const bool go_on, make_join_tokens());
+  if (!go_on) return {};
   for (int index = 0; index < options_.nodes; ++index)
     BATON_CHECK_CTX(start_node(index), fmt::format("start node-{}", index + 1));
   return start_waiting();
@@ -123,6 +125,8 @@ std::vector<std::string> Cluster::agent_arguments(const Node& node) const {
                                         fmt::format("{}:{}", kControllerAddress, kControllerPort),
                                         "--data",
                                         node.data.string(),
+                                        "--join",
+                                        join_file(node).string(),
                                         "--address",
                                         node.address};
   if (!node.cgroup.empty()) arguments.insert(arguments.end(), {"--node-cgroup", node.cgroup});
@@ -131,12 +135,38 @@ std::vector<std::string> Cluster::agent_arguments(const Node& node) const {
   return arguments;
 }
 
+Status Cluster::describe_nodes() {
+  for (int index = 0; index < options_.nodes; ++index) {
+    Node& node = nodes_.emplace_back();
+    node.name = fmt::format("node-{}", index + 1);
+    node.address = node_address(index);
+    node.data = data_->path() / node.name;
+    BATON_CHECK(sys::make_directories(node.data, 0700));
+  }
+  return {};
+}
+
+// As an administrator would for machines: one for each, through the socket that is root's alone.
+Result<bool> Cluster::make_join_tokens() {
+  std::vector<std::string> arguments = {"--controller", "unix:" + socket().string(), "join-tokens"};
+  for (const Node& node : nodes_)
+    arguments.push_back(fmt::format("{}={}", node.name, join_file(node).string()));
+  BATON_TRY(const sys::Spawned child, sys::spawn(ourselves(arguments)));
+  pollfd polled[] = {{child.pidfd.get(), POLLIN, 0},
+                     {controller_->pidfd.get(), POLLIN, 0},
+                     {signals_.get(), POLLIN, 0}};
+  while (::poll(polled, std::size(polled), -1) < 0 && errno == EINTR) {
+  }
+  if (!polled[0].revents) (void)child.pidfd.signal(SIGKILL);
+  const int status = reap(child.pid);
+  if (polled[1].revents) BATON_CHECK(on_controller_ended());
+  if (polled[2].revents) return false;
+  if (status != 0) return fail(ErrorCode::Internal, "the nodes can't join, see above");
+  return true;
+}
+
 Status Cluster::start_node(int index) {
-  Node& node = nodes_.emplace_back();
-  node.name = fmt::format("node-{}", index + 1);
-  node.address = node_address(index);
-  node.data = data_->path() / node.name;
-  BATON_CHECK(sys::make_directories(node.data, 0700));
+  Node& node = nodes_[static_cast<std::size_t>(index)];
   BATON_CHECK(make_group(node));
   std::vector<Fd> cgroup_files;
   if (!node.cgroup.empty()) {

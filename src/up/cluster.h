@@ -41,6 +41,10 @@ class Cluster {
   double quota() const;
   std::filesystem::path socket() const { return data_->path() / "baton.sock"; }
   Status start_controller();
+  Status describe_nodes();
+  // False: a signal came, and nothing more is to be started.
+  Result<bool> make_join_tokens();
+  static std::filesystem::path join_file(const Node& node) { return node.data / "join-token"; }
   Status start_node(int index);
   Status start_waiting();
   Status make_group(Node& node);

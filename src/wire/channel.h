@@ -1,14 +1,21 @@
-// gRPC channels and servers with Baton's limits and timings. Nothing is encrypted yet.
+// gRPC channels and servers with Baton's limits and timings, and who may speak on them.
+//
+// On TCP it is TLS 1.3 with certificates of the cluster's own authority on both sides, except when
+// somebody asks for nothing of the kind, on loopback. On a unix socket the kernel does it: who can
+// open the socket is root on that machine.
 #pragma once
 
 #include <grpcpp/channel.h>
+#include <grpcpp/security/credentials.h>
 #include <grpcpp/server_builder.h>
 
 #include <cstddef>
+#include <filesystem>
 #include <memory>
 #include <string>
 
 #include "base/result.h"
+#include "wire/identity.h"
 
 namespace baton::wire {
 
@@ -27,11 +34,38 @@ Result<std::string> parse_address(const std::string& address);
 // True for a unix socket and for a loopback address.
 bool is_local_address(const std::string& parsed_address);
 
-// A channel with a connection of its own (never shared with another channel to the same address),
-// so that bulk data on one does not delay heartbeats on another. Reconnects within 200 ms to 1 s.
-Result<std::shared_ptr<grpc::Channel>> open_channel(const std::string& address);
+struct Security {
+  std::filesystem::path identity;  // see identity.h
+  bool insecure = false;           // neither encrypted nor authenticated: loopback only
+};
 
-// Message sizes and keep-alive that fit open_channel().
+// Where a controller is and how to speak to it. Opening channels touches no disk.
+class Dialer {
+ public:
+  // FailedPrecondition: TCP, and there is no identity; InvalidArgument: insecure, beyond loopback.
+  static Result<Dialer> create(const std::string& address, const Security& security);
+
+  // With a connection of its own (never shared with another channel to the same address), so that
+  // bulk data on one does not delay heartbeats on another. Reconnects within 200 ms to 1 s.
+  std::shared_ptr<grpc::Channel> open() const;
+
+ private:
+  std::string target_;
+  std::shared_ptr<grpc::ChannelCredentials> credentials_;
+};
+
+Result<std::shared_ptr<grpc::Channel>> open_channel(const std::string& address,
+                                                    const Security& security = {});
+
+// A channel to a controller whose authority is known and that does not know us yet.
+Result<std::shared_ptr<grpc::Channel>> open_joining_channel(const std::string& address,
+                                                            const std::string& authority);
+
+// For a TCP port: shows `identity`, and asks who connects. Who shows no certificate may connect as
+// nobody; one that the authority did not sign ends the connection.
+std::shared_ptr<grpc::ServerCredentials> server_credentials(const Identity& identity);
+
+// Message sizes and keep-alive that fit a Dialer's channels.
 void configure(grpc::ServerBuilder& builder);
 
 }  // namespace baton::wire

@@ -17,6 +17,7 @@ constexpr std::array kCodes = {
     std::pair{ErrorCode::Damaged, grpc::StatusCode::DATA_LOSS},
     std::pair{ErrorCode::Unfit, grpc::StatusCode::FAILED_PRECONDITION},
     std::pair{ErrorCode::Refused, grpc::StatusCode::FAILED_PRECONDITION},
+    std::pair{ErrorCode::Forbidden, grpc::StatusCode::PERMISSION_DENIED},
     std::pair{ErrorCode::TimedOut, grpc::StatusCode::DEADLINE_EXCEEDED},
     std::pair{ErrorCode::Cancelled, grpc::StatusCode::CANCELLED},
 };

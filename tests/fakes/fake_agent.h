@@ -30,9 +30,10 @@ class FakeAgent {
   using Files = std::map<std::string, std::string>;
 
   FakeAgent(const std::string& address, std::string node, std::string epoch = "epoch-1")
-      : node_(std::move(node)), epoch_(std::move(epoch)) {
-    stub_ = v1::Cluster::NewStub(*wire::open_channel(address));
-  }
+      : FakeAgent(*wire::open_channel(address), std::move(node), std::move(epoch)) {}
+  FakeAgent(const std::shared_ptr<grpc::Channel>& channel, std::string node,
+            std::string epoch = "epoch-1")
+      : node_(std::move(node)), epoch_(std::move(epoch)), stub_(v1::Cluster::NewStub(channel)) {}
   ~FakeAgent() { detach(); }
 
   v1::Cluster::Stub& stub() { return *stub_; }
@@ -78,6 +79,9 @@ class FakeAgent {
         orders_.push_back(order);
         changed_.notify_all();
       }
+      std::lock_guard lock(mutex_);
+      ended_ = true;
+      changed_.notify_all();
     });
   }
   void detach() {
@@ -96,6 +100,11 @@ class FakeAgent {
     v1::Order order = orders_.front();
     orders_.pop_front();
     return order;
+  }
+  // The controller ends the stream of orders within ten seconds.
+  bool await_cut() {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(10), [&] { return ended_; });
   }
   std::size_t waiting_orders() {
     std::lock_guard lock(mutex_);
@@ -196,6 +205,7 @@ class FakeAgent {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<v1::Order> orders_;
+  bool ended_ = false;
 };
 
 inline v1::Incarnation running(std::uint64_t job, std::uint64_t generation) {

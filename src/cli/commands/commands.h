@@ -30,7 +30,13 @@ void add_cordon(Program& program);
 void add_uncordon(Program& program);
 void add_events(Program& program);
 void add_version(Program& program);
+void add_login(Program& program);
+void add_token(Program& program);
+void add_members(Program& program);
+void add_node(Program& program);
+void add_user(Program& program);
 // Hidden: for `baton up`.
 void add_await_nodes(Program& program);
+void add_join_tokens(Program& program);
 
 }  // namespace baton::cli

@@ -1,0 +1,87 @@
+// Who is in the cluster: the authority's key, tokens to join with, and every certificate that was
+// given out, in DATA/members.db and DATA/identity/.
+//
+// A certificate proves a number; whether that number still counts, and what its owner may do, is
+// looked up here at every call. So revoking, and another role, take effect at once.
+//
+// Thread-safe; a lookup takes no disk. Kept apart from state.db: losing either leaves the other.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "control/sqlite.h"
+#include "wire/certificate.h"
+#include "wire/identity.h"
+#include "wire/identity.pb.h"
+
+namespace baton::control {
+
+struct Member {
+  wire::PeerKind kind = wire::PeerKind::Node;
+  std::string name;
+  v1::Role role = v1::ROLE_VIEWER;  // of a user
+
+  bool operator==(const Member&) const = default;
+};
+
+class Members {
+ public:
+  static constexpr std::int64_t kTokenMs = 10 * 60'000;
+  static constexpr std::int64_t kLongestTokenMs = 7 * 24 * 3'600'000ll;
+
+  // Makes the authority on first start, and a new certificate for this controller at each.
+  static Result<std::unique_ptr<Members>> open(const std::filesystem::path& data);
+
+  // The controller's own.
+  const wire::Identity& identity() const { return identity_; }
+  const std::string& authority() const { return authority_.certificate; }
+
+  // A token's text, which nobody can read from here again. InvalidArgument: name or time.
+  Result<v1::Token> create_token(const v1::CreateTokenRequest& request, std::int64_t now_ms);
+  // Spends the token and signs. A token for a name takes the place of who had it before. Forbidden:
+  // unknown, spent or too old (which of these is not said); AlreadyExists: the name is taken.
+  Result<std::string> enroll(const v1::EnrollRequest& request, std::int64_t now_ms);
+  // Signs anew for somebody who is in.
+  Result<std::string> renew(const Member& member, const std::string& request, std::int64_t now_ms);
+  // NotFound. Returns what it was.
+  Result<v1::Identity> revoke(wire::PeerKind kind, const std::string& name);
+  std::vector<v1::Identity> list() const;
+
+  // Forbidden, with a sentence for the caller, unless the certificate counts now.
+  Result<Member> look_up(const wire::PeerName& peer, std::int64_t now_ms) const;
+
+ private:
+  struct Certificate {
+    Member member;
+    std::int64_t issued_ms = 0;
+    std::int64_t expires_ms = 0;
+    bool revoked = false;
+  };
+  using Number = std::uint64_t;
+
+  explicit Members(const std::filesystem::path& data) : identity_(data / "identity") {}
+  Status open_authority();
+  Status load();
+  Status renew_own_certificate();
+  bool is_in(wire::PeerKind kind, const std::string& name) const;
+  // All with the lock held.
+  Result<std::string> issue(const Member& member, const std::string& request, std::int64_t now_ms);
+  Result<Member> redeem(const v1::EnrollRequest& request, std::int64_t now_ms);
+  Status strike_out(const Member& member);
+  std::optional<v1::Identity> view(wire::PeerKind kind, const std::string& name) const;
+
+  const wire::Identity identity_;
+  wire::Authority authority_;
+  mutable std::mutex mutex_;
+  std::unique_ptr<Database> database_;
+  std::map<Number, Certificate> certificates_;
+};
+
+wire::PeerKind from_wire(v1::IdentityKind kind);
+
+}  // namespace baton::control
