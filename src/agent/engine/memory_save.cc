@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <set>
 
 #include "agent/engine/base_files.h"
@@ -81,15 +82,15 @@ Status rewrite_some(PagePacks& packs, const Stores& stores) {
 
 }  // namespace
 
-Result<SavedMemory> save_memory(PagePacks& packs, std::span<const FrozenMemory> memory,
-                                const std::map<pid_t, pid_t>& image_pids, const fs::path& directory,
-                                bool may_rewrite) {
+Result<SavedMemory> save_memory(PagePacks& packs, std::span<const MemoryToSave> memory,
+                                const fs::path& directory, bool may_rewrite) {
   Stores stores;
-  for (const FrozenMemory& process : memory) {
-    if (!stores.insert(&process.space->store()).second) continue;
-    process.space->store().keep_only(process.pages);
-    if (process.space->store().pages_held() != process.pages.pages())
-      return fail(ErrorCode::Internal, fmt::format("pages of process {} are missing", process.pid));
+  for (const MemoryToSave& process : memory) {
+    if (!stores.insert(process.store).second) continue;
+    process.store->keep_only(*process.pages);
+    if (process.store->pages_held() != process.pages->pages())
+      return fail(ErrorCode::Internal,
+                  fmt::format("pages of process {} are missing", process.image_pid));
   }
   if (may_rewrite) BATON_CHECK(rewrite_some(packs, stores));
   BATON_CHECK(packs.seal());
@@ -98,10 +99,10 @@ Result<SavedMemory> save_memory(PagePacks& packs, std::span<const FrozenMemory> 
   BATON_CHECK(sys::make_directories(directory / layout::memory_folder, 0700));
   BATON_CHECK(sys::make_directories(directory / layout::packs_folder, 0700));
   SavedMemory saved{0, packs.take_added().bytes};
-  for (const FrozenMemory& process : memory) {
-    store::PageMap map = process.space->store().map();
-    saved.pages += process.pages.pages();
-    auto path = directory / layout::map_file(image_pids.at(process.pid));
+  for (const MemoryToSave& process : memory) {
+    store::PageMap map = process.store->map();
+    saved.pages += process.pages->pages();
+    auto path = directory / layout::map_file(process.image_pid);
     BATON_TRY(Fd file, sys::open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
     BATON_CHECK_CTX(sys::write_all(file.get(), store::encode_page_map(map)), path.string());
   }

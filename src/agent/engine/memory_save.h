@@ -6,15 +6,24 @@
 // Only pages that changed since the last checkpoint are in a pack that no earlier checkpoint has.
 #pragma once
 
+#include <sys/types.h>
+
 #include <filesystem>
-#include <map>
 #include <span>
 
 #include "agent/engine/page_packs.h"
-#include "agent/engine/tracker.h"
+#include "agent/engine/page_set.h"
+#include "agent/engine/page_store.h"
 #include "base/result.h"
 
 namespace baton::agent {
+
+// The memory of one process. Processes that share it share the store.
+struct MemoryToSave {
+  pid_t image_pid = 0;  // as CRIU's images name the process
+  const PageSet* pages = nullptr;
+  PageStore* store = nullptr;
+};
 
 struct SavedMemory {
   std::uint64_t pages = 0;      // of all processes together
@@ -22,10 +31,9 @@ struct SavedMemory {
 };
 
 // `memory`: of all processes whose copies shall be kept; everything else in `packs` is dropped.
-// `image_pids`: node's pid -> pid in CRIU's images. `may_rewrite`: packs that are mostly dead may
-// be rewritten, which takes time. Not synced. After an error the packs are void.
-Result<SavedMemory> save_memory(PagePacks& packs, std::span<const FrozenMemory> memory,
-                                const std::map<pid_t, pid_t>& image_pids,
+// `may_rewrite`: packs that are mostly dead may be rewritten, which takes time. Not synced. After
+// an error the packs are void.
+Result<SavedMemory> save_memory(PagePacks& packs, std::span<const MemoryToSave> memory,
                                 const std::filesystem::path& directory, bool may_rewrite);
 
 }  // namespace baton::agent

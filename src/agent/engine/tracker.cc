@@ -293,7 +293,10 @@ Result<SavedMemory> Tracker::save(std::span<const FrozenMemory> memory,
         memory, [&](const FrozenMemory& saved) { return saved.space == process.space; });
     if (process.space && !is_saved) process.space->store().keep_only({});
   }
-  auto saved = save_memory(*packs_, memory, image_pids, directory, may_rewrite);
+  std::vector<MemoryToSave> wanted;
+  for (const FrozenMemory& process : memory)
+    wanted.push_back({image_pids.at(process.pid), &process.pages, &process.space->store()});
+  auto saved = save_memory(*packs_, wanted, directory, may_rewrite);
   if (!saved) release();
   return saved;
 }
