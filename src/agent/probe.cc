@@ -29,6 +29,7 @@ namespace fs = std::filesystem;
 constexpr std::int64_t progress_limit_ms = 10'000;
 constexpr int lines_wanted = 5;
 constexpr const char* ordinary_user = "65534:65534";
+constexpr const char* soft_dirty_ability = "soft-dirty";
 
 std::string kernel_release() {
   utsname name{};
@@ -129,12 +130,22 @@ class Probe {
     return {};
   }
 
-  Result<std::string> version() {
+  struct Criu {
+    std::string version;
+    bool soft_dirty = false;
+  };
+  Result<Criu> ask_criu() {
     BATON_TRY(Trial trial, make_sandbox(nullptr));
-    BATON_TRY(CriuWorker worker, trial->launch_criu());
-    criu::Session session(std::move(worker.socket), std::move(worker.pidfd));
-    BATON_TRY(auto version, session.version());
-    return version.to_string();
+    auto launch = [&]() -> Result<std::unique_ptr<criu::Session>> {
+      BATON_TRY(CriuWorker worker, trial->launch_criu());
+      return std::make_unique<criu::Session>(std::move(worker.socket), std::move(worker.pidfd));
+    };
+    BATON_TRY(auto session, launch());
+    BATON_TRY(auto version, session->version());
+    BATON_TRY(session, launch());
+    auto soft_dirty = session->can_track_memory();
+    if (!soft_dirty) spdlog::debug("probe: {}", soft_dirty.error().message());
+    return Criu{version.to_string(), soft_dirty.value_or(false)};
   }
 
   Status run(const std::string& user) {
@@ -199,6 +210,10 @@ Result<ProbeReport> read_report(const fs::path& path) {
 
 }  // namespace
 
+bool has_soft_dirty(const ProbeReport& report) {
+  return std::ranges::count(report.abilities, soft_dirty_ability) != 0;
+}
+
 std::string to_json(const ProbeReport& report) {
   return nlohmann::json{{"ok", report.ok},         {"why", report.why},
                         {"kernel", report.kernel}, {"criu_version", report.criu_version},
@@ -221,15 +236,18 @@ Result<ProbeReport> probe_criu(const fs::path& prefix, const fs::path& work) {
   BATON_TRY(Scratch scratch, Scratch::make(work));
   Probe probe(fs::absolute(prefix), scratch.path());
   if (auto ready = probe.prepare(); !ready) return failed(ready.error().message());
-  auto version = probe.version();
-  if (!version) return failed(version.error().message());
-  report.criu_version = *version;
+  auto criu = probe.ask_criu();
+  if (!criu) return failed(criu.error().message());
+  report.criu_version = criu->version;
   auto as_user = probe.run(ordinary_user);
   auto as_root = as_user ? Status{} : probe.run("");
   if (!as_root) return failed(as_root.error().message());
   report.ok = true;
-  report.tier = sys::probe_tracking().available ? "tracked" : "full";
+  report.tier = sys::probe_tracking().available ? "tracked"
+                : criu->soft_dirty              ? soft_dirty_ability
+                                                : "full";
   report.abilities = {"tcp", "threads"};
+  if (criu->soft_dirty) report.abilities.insert(report.abilities.begin(), soft_dirty_ability);
   if (as_user)
     report.abilities.insert(report.abilities.begin(), "other-users");
   else

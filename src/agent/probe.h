@@ -14,10 +14,13 @@ struct ProbeReport {
   std::string why;  // when not ok: one line for a person
   std::string kernel;
   std::string criu_version;  // empty when CRIU could not even be started
-  std::string tier;          // how memory is dumped: "full"
+  std::string tier;          // how memory is dumped: "tracked", else "soft-dirty", else "full"
   // What was seen to work: "threads", "tcp", and "other-users" (programs that don't run as root).
+  // And "soft-dirty", where CRIU says that it can (EngineOptions::soft_dirty).
   std::vector<std::string> abilities;
 };
+
+bool has_soft_dirty(const ProbeReport& report);
 
 std::string to_json(const ProbeReport& report);
 

@@ -173,6 +173,16 @@ Result<Version> Session::version() {
                  response.version().sublevel()};
 }
 
+Result<bool> Session::can_track_memory() {
+  criu_rpc::Request request;
+  request.set_type(criu_rpc::FEATURE_CHECK);
+  request.mutable_features()->set_mem_track(true);
+  BATON_TRY(auto response, converse(request, std::chrono::milliseconds(10'000), {}));
+  if (!response.success() || !response.has_features())
+    return fail(ErrorCode::Internal, "criu does not tell its features");
+  return response.features().mem_track();
+}
+
 Status Session::dump(pid_t root_pid, const SessionOptions& options, const Hook& hook) {
   criu_rpc::Request request;
   request.set_type(criu_rpc::DUMP);
@@ -181,6 +191,8 @@ Status Session::dump(pid_t root_pid, const SessionOptions& options, const Hook& 
   opts.set_pid(root_pid);
   opts.set_leave_running(true);
   opts.set_timeout(seize_timeout_s);
+  if (options.track_memory) opts.set_track_mem(true);
+  if (!options.parent_images.empty()) opts.set_parent_img(options.parent_images);
   BATON_TRY(auto response, converse(request, options.silence_limit, hook));
   if (!response.success())
     return fail(ErrorCode::Internal, criu_message_.empty() ? "dump failed" : criu_message_);

@@ -43,6 +43,13 @@ struct SessionOptions {
   // Of a restore: pages that the images mark as lazy come from whoever listens on
   // lazy-pages.socket in images_dir.
   bool lazy_pages = false;
+  // Of a dump: all pages begin to count as clean (soft-dirty, proc_pid_clear_refs(5)) in the
+  // instant in which they are dumped. Only where can_track_memory().
+  bool track_memory = false;
+  // Of such a dump: a folder in images_dir with the last one's inventory.img and pagemap images.
+  // Pages that it has and that are still clean are only named, as pagemap_in_parent. Empty: all
+  // pages are dumped.
+  std::string parent_images;
   // CRIU is killed when it is silent for longer. Time spent in hooks does not count.
   std::chrono::milliseconds silence_limit{120'000};
 };
@@ -69,6 +76,8 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   Result<Version> version();
+  // Whether this CRIU can do so on this kernel: SessionOptions::track_memory. Serves nothing after.
+  Result<bool> can_track_memory();
   // Dumps the tree under `root_pid` and lets it run again, also when the dump fails.
   Status dump(pid_t root_pid, const SessionOptions& options, const Hook& hook);
   // Restores as a child of the worker's parent; returns the root's pid in the sandbox.

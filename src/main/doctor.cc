@@ -44,9 +44,8 @@ Check check_kernel() {
   return {"kernel", true, true, fmt::format("{} {}", name.sysname, name.release)};
 }
 
-Check check_criu(const std::filesystem::path& prefix) {
+Check check_criu(const std::filesystem::path& prefix, const Result<agent::ProbeReport>& report) {
   Check check{"criu", false, true, ""};
-  const auto report = agent::probe_criu(prefix);
   if (!report) {
     check.detail = report.error().message();
     return check;
@@ -65,8 +64,18 @@ Check check_criu(const std::filesystem::path& prefix) {
 Check check_tracking() {
   const sys::TrackingAbility ability = sys::probe_tracking();
   return {"page tracking", ability.available, false,
-          ability.available ? "the kernel can tell which pages a program wrote"
-                            : ability.reason + ". Checkpoints copy all memory"};
+          ability.available ? "the kernel can tell which pages a program wrote" : ability.reason};
+}
+
+// The second best.
+Check check_soft_dirty(const Result<agent::ProbeReport>& report) {
+  const bool known = report && report->ok;
+  const bool available = known && agent::has_soft_dirty(*report);
+  return {"soft-dirty", available, false,
+          available ? "where pages can't be tracked, CRIU dumps those written since its last dump"
+          : known   ? "the kernel does not mark written pages for CRIU (CONFIG_MEM_SOFT_DIRTY). "
+                      "Where they can't be tracked, checkpoints copy all memory"
+                    : "unknown without a CRIU that works"};
 }
 
 // Makes a group and sets a limit, which is what an agent will do.
@@ -85,8 +94,10 @@ std::vector<Check> examine(const Options& options) {
   const auto prefix =
       options.criu_prefix.empty() ? agent::default_criu_prefix() : options.criu_prefix;
   std::vector<Check> checks = {check_root(), check_kernel()};
-  checks.push_back(check_criu(prefix));
+  const auto report = agent::probe_criu(prefix);
+  checks.push_back(check_criu(prefix, report));
   checks.push_back(check_tracking());
+  checks.push_back(check_soft_dirty(report));
   checks.push_back(
       check_limit("cpu", [](const sys::Cgroup& group) { return group.set_cpu_quota(1); }));
   checks.push_back(check_limit(
