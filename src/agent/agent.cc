@@ -151,6 +151,7 @@ Status Agent::prepare() {
   lease_transport_ = connect_lease(*dialer_);
   EngineOptions engine;
   engine.cache_directory = options_.data / "base-cache";
+  engine.soft_dirty = has_soft_dirty(criu_);
   BATON_TRY(engine_, make_engine(engine));
   BATON_TRY(copies_, LocalCopies::open(options_.data / "copies"));
   make_context();

@@ -88,6 +88,7 @@ Result<CheckpointInfo> CheckpointRun::run(const Hold& hold) {
   if (!status) {
     files_.abandon();
     if (memory_) memory_->abandon();
+    if (soft_dirty_) soft_dirty_->abandon();
     if (auto removed = sys::remove_tree(directory_); !removed)
       spdlog::warn("failed checkpoint: {}", removed.error().message());
     return fail(std::move(status).error().context("checkpoint"));
@@ -132,6 +133,7 @@ Status CheckpointRun::dump(const Hold& hold) {
   BATON_TRY(options.images_dir, link_images(sandbox_));
   options.log_file = log_name;
   options.silence_limit = options_.criu_silence_limit;
+  BATON_CHECK(choose_tier(processes, options));
   FreezeWatch watch(hold ? std::chrono::milliseconds(0) : freeze_limit(processes), [&] {
     if (!released_ && !can_be_let_go(roll_)) return false;
     session.kill_worker();
@@ -169,6 +171,16 @@ Status CheckpointRun::dump(const Hold& hold) {
   return fail(ErrorCode::TimedOut,
               fmt::format("the job stood still for more than {} ms, so it was let go",
                           watch.limit().count()));
+}
+
+// Tracked memory is hidden from CRIU by now; the rest is its to dump.
+Status CheckpointRun::choose_tier(const Processes& processes, criu::SessionOptions& options) {
+  if (!soft_dirty_) return {};
+  if (!memory_->active())
+    return soft_dirty_->before_dump(processes, sandbox_.images_directory(), memory_->reason(),
+                                    options);
+  soft_dirty_->forget();
+  return {};
 }
 
 // What has to be written while the job stands still takes its time.
@@ -285,7 +297,7 @@ Status CheckpointRun::complete(bool held) {
   }
   BATON_CHECK(move_images());
   BATON_CHECK(files_.save(directory_));
-  if (memory_) BATON_CHECK(memory_->save(directory_, held));
+  BATON_CHECK(save_memory(held));
   BATON_CHECK(criu::mend_timers(directory_ / "images"));
   BATON_TRY(auto summary, criu::summarize_images(directory_ / "images"));
   BATON_TRY(record_.base_files, find_base_files(summary));
@@ -306,16 +318,28 @@ Status CheckpointRun::complete(bool held) {
         static_cast<std::uint32_t>(std::max<std::size_t>(1, process.threads.size()));
   }
   info.shape = join(summary.features);
-  info.memory = memory_ ? memory_->description() : "full: tracking is off";
   info.size_bytes = tree_bytes(directory_);
-  if (memory_) {
-    info.memory_bytes = memory_->saved().pages * sys::page_bytes;
-    info.new_memory_bytes = memory_->saved().new_bytes;
-  }
   info.steps.completion_us = lap_us();
   info.total_us = (lap_ns_ - started_ns_) / 1000;
   completed_ = true;
   return write_record(directory_, record_);
+}
+
+Status CheckpointRun::save_memory(bool held) {
+  auto& info = record_.info;
+  info.memory = memory_ ? memory_->description() : "full: tracking is off";
+  if (!memory_) return {};
+  BATON_CHECK(memory_->save(directory_, held));
+  const SavedMemory* saved = &memory_->saved();
+  if (soft_dirty_ && !memory_->active()) {
+    BATON_CHECK(soft_dirty_->save(directory_, held));
+    saved = &soft_dirty_->saved();
+    info.memory = soft_dirty_->description();
+    info.steps.frozen_pages = soft_dirty_->dumped_pages();
+  }
+  info.memory_bytes = saved->pages * sys::page_bytes;
+  info.new_memory_bytes = saved->new_bytes;
+  return {};
 }
 
 // CRIU has its log and its statistics open still when the job is held: they are left behind.

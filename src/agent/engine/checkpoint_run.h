@@ -14,6 +14,7 @@
 #include "agent/engine/private_files.h"
 #include "agent/engine/record.h"
 #include "agent/engine/roll_call.h"
+#include "agent/engine/soft_dirty_memory.h"
 #include "agent/engine/tracked_memory.h"
 #include "agent/engine/unread_events.h"
 #include "agent/engine/when_stopped.h"
@@ -28,7 +29,8 @@ class CheckpointRun {
 
   CheckpointRun(Sandbox& sandbox, std::filesystem::path directory, const EngineOptions& options,
                 BaseFileCache& cache, PrivateFiles& files, UnreadEvents& events,
-                TrackedMemory* memory = nullptr, Foreknowledge foreknowledge = Foreknowledge::Use)
+                TrackedMemory* memory = nullptr, SoftDirtyMemory* soft_dirty = nullptr,
+                Foreknowledge foreknowledge = Foreknowledge::Use)
       : sandbox_(sandbox),
         directory_(std::move(directory)),
         options_(options),
@@ -36,6 +38,7 @@ class CheckpointRun {
         files_(files),
         events_(events),
         memory_(memory),
+        soft_dirty_(soft_dirty),
         foreknowledge_(foreknowledge) {}
 
   using Hold = std::function<HoldVerdict(const CheckpointInfo&)>;
@@ -53,6 +56,8 @@ class CheckpointRun {
   std::chrono::milliseconds time_for(std::uint64_t bytes) const;
   PrivateFiles::Unforeseen unforeseen() const;
   Status dump(const Hold& hold);
+  Status choose_tier(const Processes& processes, criu::SessionOptions& options);
+  Status save_memory(bool held);
   Status while_frozen(const Hold& hold);
   static bool has_nothing_of_ipc(const Processes& processes);
   void note_while_stopped();
@@ -73,7 +78,8 @@ class CheckpointRun {
   BaseFileCache& cache_;
   PrivateFiles& files_;
   UnreadEvents& events_;
-  TrackedMemory* const memory_;  // null: CRIU dumps all memory
+  TrackedMemory* const memory_;        // null: CRIU dumps all memory
+  SoftDirtyMemory* const soft_dirty_;  // for memory that is not tracked; null: CRIU dumps all of it
   const Foreknowledge foreknowledge_;
 
   CheckpointRecord record_;

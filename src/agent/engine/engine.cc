@@ -74,6 +74,7 @@ class CriuEngine : public Engine {
   void copy_anew(Sandbox& sandbox) override {
     files_.of(sandbox)->forget();
     if (options_.track_memory) memories_.of(sandbox)->release();
+    soft_dirty_.of(sandbox)->forget();
   }
 
  private:
@@ -81,12 +82,14 @@ class CriuEngine : public Engine {
                               const CheckpointRun::Hold& hold) {
     BATON_CHECK(finish_restore(sandbox));
     auto memory = options_.track_memory ? memories_.of(sandbox) : nullptr;
+    auto soft_dirty = memory && options_.soft_dirty ? soft_dirty_.of(sandbox) : nullptr;
     auto files = files_.of(sandbox);
     auto events = events_.of(sandbox);
     using Foreknowledge = CheckpointRun::Foreknowledge;
-    auto attempt = [&](TrackedMemory* tracked, Foreknowledge foreknowledge) {
+    auto attempt = [&](TrackedMemory* tracked, SoftDirtyMemory* marked,
+                       Foreknowledge foreknowledge) {
       for (;;) {
-        CheckpointRun run(sandbox, directory, options_, cache_, *files, *events, tracked,
+        CheckpointRun run(sandbox, directory, options_, cache_, *files, *events, tracked, marked,
                           foreknowledge);
         auto info = run.run(hold);
         if (info || info.error().code() != ErrorCode::Unavailable) return info;
@@ -95,14 +98,16 @@ class CriuEngine : public Engine {
         spdlog::info("checkpoint is taken again: {}", info.error().message());
       }
     };
-    auto info = attempt(memory.get(), Foreknowledge::Use);
+    auto info = attempt(memory.get(), soft_dirty.get(), Foreknowledge::Use);
+    while (!info && soft_dirty && soft_dirty->another_try(info.error()))
+      info = attempt(memory.get(), soft_dirty.get(), Foreknowledge::Use);
     if (info || !memory || !memory->failed_in_freeze()) return info;
     // The job can't be trusted any more, or all of its memory would take longer still.
     if (info.error().code() == ErrorCode::Damaged || info.error().code() == ErrorCode::TimedOut)
       return info;
     spdlog::warn("checkpoint of tracked memory failed, now without: {}", info.error().message());
     memory->release();
-    return attempt(nullptr, Foreknowledge::None);
+    return attempt(nullptr, nullptr, Foreknowledge::None);
   }
 
   Status populate(const fs::path& directory, const fs::path& base, const CheckpointRecord& record,
@@ -127,6 +132,7 @@ class CriuEngine : public Engine {
   PerSandbox<PrivateFiles> files_{"files"};
   PerSandbox<UnreadEvents> events_{""};
   PerSandbox<TrackedMemory> memories_{"packs"};
+  PerSandbox<SoftDirtyMemory> soft_dirty_{"soft-dirty"};
   struct LazySlot {
     explicit LazySlot(const fs::path&) {}
     std::unique_ptr<LazyMemory> memory;

@@ -41,8 +41,8 @@ struct CheckpointSteps {
 };
 
 // A checkpoint on disk, before the store has it:
-//   images/            CRIU's images, without memory that was tracked
-//   memory/<pid>.map   which pages a tracked process has and where they lie
+//   images/            CRIU's images, without memory that was tracked or dumped by soft-dirty
+//   memory/<pid>.map   which pages such a process has and where they lie
 //   packs/<hash>       the pages; an incremental checkpoint shares packs with those before it
 //   tree-<n>.tar       one archive per private tree (pax, with xattrs and hard links)
 //   files/<hash>       the content of large private files, in chunks (store/file_content.h)
@@ -63,7 +63,8 @@ struct CheckpointInfo {
   // Kinds of kernel objects in use, comma-separated and sorted ("epoll,file,pipe,threads"). A
   // preflight restore is due when shape_adds() says that the job uses one it has not used before.
   std::string shape;
-  // How memory was captured: "tracked", "tracked except process 7 (why)" or "full: why".
+  // How memory was captured: "tracked", "tracked except process 7 (why)", "soft-dirty: why not
+  // tracked" or "full: why".
   std::string memory;
   CheckpointSteps steps;  // not kept on disk
 };
@@ -115,6 +116,9 @@ struct EngineOptions {
   // Whether written memory is tracked where kernel and program allow it, so that the pause depends
   // on what the program writes; else every checkpoint dumps all memory in the freeze.
   bool track_memory = true;
+  // CRIU can dump by soft-dirty here (ProbeReport): then memory that can't be tracked is dumped in
+  // full once, and after that what was written since the last dump.
+  bool soft_dirty = false;
   // From so much tracked memory on a restore is lazy by itself: below, all of it comes as fast.
   std::uint64_t lazy_restore_bytes = 32u << 20;
 };

@@ -58,6 +58,9 @@ class TrackedMemory {
 
   // Whether the last in_freeze() failed: the dump may be repeated without tracking.
   bool failed_in_freeze() const { return failed_in_freeze_; }
+  // After before_dump(): whether memory is tracked, and why not.
+  bool active() const { return active_; }
+  const std::string& reason() const { return reason_; }
   // "tracked", "tracked except …" or "full: why".
   std::string description() const;
   const PrecopyStats& precopy_stats() const { return precopy_; }
