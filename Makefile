@@ -13,6 +13,8 @@
 #                     simulated clusters, 1,000 hours of them, and with bugs that must be found
 #   make prove-checkpoints [COUNT=2000] [SEED=n]
 #                     random checkpoints of a restless program, each restored and checked
+#   make chaos [CHAOS_FAULTS=300] [CHAOS_SECONDS=600] [SEED=n]
+#                     everything breaks on a real cluster; jobs that check themselves must not notice
 #   make format       clang-format
 #   make clean
 
@@ -20,7 +22,7 @@ BUILD := build
 PROGRAMS := baton baton-init criu-shim simple_loop
 
 
-.PHONY: sim bench-migrate bench-failover all deps configure programs criu demo demo-docker test bench-pause bench-memory bench-store prove-checkpoints format clean
+.PHONY: sim chaos bench-migrate bench-failover all deps configure programs criu demo demo-docker test bench-pause bench-memory bench-store prove-checkpoints format clean
 
 all: criu
 
@@ -71,6 +73,13 @@ sim: configure
 prove-checkpoints: criu
 	cmake --build $(BUILD) --target prove_checkpoints
 	BATON_PROVE_COUNT=$(or $(COUNT),2000) BATON_PROVE_SEED=$(SEED) $(BUILD)/prove_checkpoints
+
+chaos: criu
+	scripts/install-deps test
+	cmake --build $(BUILD) --target memwork filework statework
+	PYTHONDONTWRITEBYTECODE=1 BATON_BUILD=$(abspath $(BUILD)) /usr/bin/python3 tests/chaos/chaos.py \
+	  --faults $(or $(CHAOS_FAULTS),300) --seconds $(or $(CHAOS_SECONDS),600) $(if $(SEED),--seed $(SEED)) \
+	  --json $(BUILD)/chaos.json
 
 format:
 	git ls-files '*.cc' '*.h' | xargs clang-format -i

@@ -11,6 +11,7 @@
 #include <csignal>
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "sys/file.h"
 #include "up/child.h"
@@ -142,6 +143,7 @@ Status Cluster::describe_nodes() {
     node.address = node_address(index);
     node.data = data_->path() / node.name;
     BATON_CHECK(sys::make_directories(node.data, 0700));
+    BATON_CHECK(make_group(node));
   }
   return {};
 }
@@ -167,10 +169,13 @@ Result<bool> Cluster::make_join_tokens() {
 
 Status Cluster::start_node(int index) {
   Node& node = nodes_[static_cast<std::size_t>(index)];
-  BATON_CHECK(make_group(node));
   std::vector<Fd> cgroup_files;
   if (!node.cgroup.empty()) {
-    BATON_TRY(const sys::Cgroup leaf, sys::Cgroup::create(fs::path(node.cgroup) / "agent"));
+    const fs::path path = fs::path(node.cgroup) / "agent";
+    auto leaf_group = sys::Cgroup::create(path);
+    if (!leaf_group && leaf_group.error().code() == ErrorCode::AlreadyExists)
+      leaf_group = sys::Cgroup::open(path);  // it was on before
+    BATON_TRY(const sys::Cgroup leaf, std::move(leaf_group));
     BATON_TRY(cgroup_files, leaf.open_procs_files());
   }
   std::vector<std::string> arguments = {"up-node",
@@ -207,14 +212,14 @@ Status Cluster::serve() {
     polled.push_back({ready_check_ ? ready_check_->pidfd.get() : -1, POLLIN, 0});
     for (const Node& node : nodes_)
       polled.push_back({node.up ? node.process.pidfd.get() : -1, POLLIN, 0});
-    const int wait_ms = controller_ ? -1 : controller_respawn_.wait_ms();
-    if (::poll(polled.data(), polled.size(), wait_ms) < 0 && errno != EINTR)
+    if (::poll(polled.data(), polled.size(), wait_ms()) < 0 && errno != EINTR)
       return fail_errno("poll");
     if (polled[0].revents) return {};
     if (polled[1].revents) BATON_CHECK(on_controller_ended());
     if (polled[2].revents) BATON_CHECK(on_ready_check_ended());
     for (std::size_t i = 0; i < nodes_.size(); ++i)
-      if (polled[3 + i].revents) on_node_ended(nodes_[i]);
+      if (polled[3 + i].revents) on_node_ended(static_cast<int>(i));
+    BATON_CHECK(power_on());
     if (!controller_ && controller_respawn_.due()) {
       BATON_CHECK(start_controller());
       BATON_CHECK(write_state());
@@ -245,10 +250,38 @@ Status Cluster::on_controller_ended() {
   return write_state();
 }
 
-void Cluster::on_node_ended(Node& node) {
+int Cluster::wait_ms() const {
+  std::int64_t wait = controller_ ? -1 : controller_respawn_.wait_ms();
+  for (const Node& node : nodes_) {
+    if (node.power_on_at_ms < 0) continue;
+    const auto left = std::max<std::int64_t>(0, node.power_on_at_ms - boot_time_ms());
+    wait = wait < 0 ? left : std::min(wait, left);
+  }
+  return static_cast<int>(wait);
+}
+
+Status Cluster::power_on() {
+  bool changed = false;
+  for (std::size_t i = 0; i < nodes_.size(); ++i) {
+    Node& node = nodes_[i];
+    if (node.power_on_at_ms < 0 || node.power_on_at_ms > boot_time_ms()) continue;
+    node.power_on_at_ms = -1;
+    BATON_CHECK_CTX(start_node(static_cast<int>(i)), fmt::format("start {} again", node.name));
+    changed = true;
+  }
+  return changed ? write_state() : Status();
+}
+
+void Cluster::on_node_ended(int index) {
+  Node& node = nodes_[static_cast<std::size_t>(index)];
   node.up = false;
-  spdlog::warn("{} is gone ({}): a power cut; it stays off", node.name,
-               describe_wait_status(reap(node.process.pid)));
+  const bool returns = options_.power_on_after_ms >= 0;
+  spdlog::warn("{} is gone ({}): a power cut; it {}", node.name,
+               describe_wait_status(reap(node.process.pid)), returns ? "comes back" : "stays off");
+  if (returns) {
+    node.power_on_at_ms = boot_time_ms() + options_.power_on_after_ms;
+    unplug(index);
+  }
   if (auto written = write_state(); !written)
     spdlog::warn("up.json: {}", written.error().message());
 }

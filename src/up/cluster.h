@@ -35,6 +35,7 @@ class Cluster {
     std::filesystem::path data;
     sys::Spawned process;
     bool up = false;
+    std::int64_t power_on_at_ms = -1;  // boot time; -1: it is up, or stays off
   };
 
   Status claim();
@@ -46,13 +47,16 @@ class Cluster {
   Result<bool> make_join_tokens();
   static std::filesystem::path join_file(const Node& node) { return node.data / "join-token"; }
   Status start_node(int index);
+  // Of those that are off and due.
+  Status power_on();
+  int wait_ms() const;  // for poll(): until something is due
   Status start_waiting();
   Status make_group(Node& node);
   std::vector<std::string> agent_arguments(const Node& node) const;
 
   Status on_ready_check_ended();
   Status on_controller_ended();
-  void on_node_ended(Node& node);
+  void on_node_ended(int index);
   Status write_state() const;
   Status announce();
   void stop_controller();

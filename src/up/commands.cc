@@ -77,6 +77,14 @@ void add_up(CLI::App& app, int& exit_code) {
       ->check(CLI::ExistingDirectory);
   command->add_flag("--no-restart", options->no_restart,
                     "Leave an agent or controller that dies dead. Default: start it again");
+  command
+      ->add_option_function<double>(
+          "--power-on-after",
+          [options](double seconds) {
+            options->power_on_after_ms = static_cast<std::int64_t>(seconds * 1000);
+          },
+          "Seconds after which a node whose power was cut comes back. Default: never")
+      ->check(CLI::Range(0.0, 1e6));
   command->add_option("--ready-fd", options->ready_fd,
                       "Write a line to this descriptor when all nodes are up");
   command->callback([options, &exit_code] { exit_code = report(run_up(*options)); });

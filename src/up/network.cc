@@ -24,8 +24,17 @@ Status enter_cluster_network() {
   return run_tool({"ip", "link", "set", kBridge, "up"});
 }
 
+namespace {
+std::string bridge_end(int index) { return fmt::format("node{}", index + 1); }
+}  // namespace
+
+void unplug(int index) {
+  // Gone already is as good.
+  (void)run_tool({"ip", "link", "delete", bridge_end(index)});
+}
+
 Status plug_in(int index, pid_t pid) {
-  const std::string end = fmt::format("node{}", index + 1);
+  const std::string end = bridge_end(index);
   BATON_CHECK(run_tool({"ip", "link", "add", end, "type", "veth", "peer", "name", "eth0", "netns",
                         std::to_string(pid)}));
   return run_tool({"ip", "link", "set", end, "master", kBridge, "up"});

@@ -21,6 +21,8 @@ Status enter_cluster_network();
 // Gives the network namespace of process `pid` an interface eth0 on the bridge. It goes with that
 // namespace.
 Status plug_in(int index, pid_t pid);
+// Takes away what is left of it, if the kernel has not yet.
+void unplug(int index);
 // Run inside the node: names its address and brings it up.
 Status configure_node_network(const std::string& address);
 

@@ -1,6 +1,7 @@
 // What a person asked of `baton up`.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 
@@ -14,6 +15,7 @@ struct Options {
   std::filesystem::path policy;
   std::filesystem::path criu;  // prefix; empty: the agent's default
   bool no_restart = false;
+  std::int64_t power_on_after_ms = -1;  // a node that was cut comes back; -1: never
   int ready_fd = -1;
 };
 
