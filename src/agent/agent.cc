@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <random>
 #include <thread>
 
@@ -33,10 +34,12 @@ constexpr int kLockAttempts = 100;
 constexpr std::chrono::milliseconds kLockPause{20};
 
 int signal_fd = -1;  // of the one agent in this process, for the handler
+std::atomic<bool> told_to_end = false;
 
-void on_signal(int) {
+void on_signal(int number) {
   const int saved = errno;
   const std::uint64_t one = 1;
+  if (number != SIGPWR) told_to_end = true;
   (void)!::write(signal_fd, &one, sizeof(one));
   errno = saved;
 }
@@ -49,7 +52,7 @@ Result<Fd> catch_signals() {
   struct sigaction action {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
-  for (int number : {SIGTERM, SIGINT})
+  for (int number : {SIGTERM, SIGINT, SIGPWR})
     if (::sigaction(number, &action, nullptr) != 0) return fail_errno("sigaction");
   return fd;
 }
@@ -99,6 +102,7 @@ class Agent {
   void make_context();
   void handle_notices();
   void refresh_health();
+  void handle_power_notice();
 
   AgentOptions options_;
   Fd signals_;
@@ -219,6 +223,13 @@ LeaseIdentity Agent::identity() const {
   return identity;
 }
 
+void Agent::handle_power_notice() {
+  std::uint64_t count = 0;
+  (void)!::read(signals_.get(), &count, sizeof(count));
+  spdlog::warn("SIGPWR: this node is about to fail, its jobs are to leave");
+  health_.announce("it was told so (SIGPWR)");
+}
+
 void Agent::refresh_health() {
   std::vector<HealthCheck> checks;
   auto add = [&](const pb::Policy& policy) {
@@ -264,7 +275,8 @@ Status Agent::run() {
                     {keeper_->notice_fd(), POLLIN, 0},
                     {finished_.get(), POLLIN, 0}};
     if (::poll(fds, 3, -1) < 0) continue;
-    if (fds[0].revents != 0) return {};
+    if (told_to_end) return {};
+    if (fds[0].revents != 0) handle_power_notice();
     if (fds[1].revents != 0) handle_notices();
     if (fds[2].revents != 0) {
       std::uint64_t count = 0;

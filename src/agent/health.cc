@@ -139,8 +139,14 @@ void HealthMonitor::set_checks(std::vector<HealthCheck> checks) {
       runners_.emplace(check, std::make_unique<Runner>(check));
 }
 
+void HealthMonitor::announce(std::string cause) {
+  std::lock_guard lock(mutex_);
+  announced_ = std::move(cause);
+}
+
 std::optional<std::string> HealthMonitor::about_to_fail() const {
   std::lock_guard lock(mutex_);
+  if (announced_) return announced_;
   for (const auto& [check, runner] : runners_)
     if (auto cause = runner->about_to_fail()) return cause;
   return std::nullopt;

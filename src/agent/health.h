@@ -58,6 +58,9 @@ class HealthMonitor {
   // The checks that are wanted from now on; those that stay go on undisturbed, the others are
   // broken off.
   void set_checks(std::vector<HealthCheck> checks);
+  // Somebody knows already, such as who gives notice that the machine will be taken away. Not taken
+  // back.
+  void announce(std::string cause);
   // Any thread, never blocks for long.
   std::optional<std::string> about_to_fail() const;
 
@@ -65,6 +68,7 @@ class HealthMonitor {
   class Runner;
   mutable std::mutex mutex_;
   std::map<HealthCheck, std::unique_ptr<Runner>> runners_;
+  std::optional<std::string> announced_;
 };
 
 }  // namespace baton::agent

@@ -336,6 +336,16 @@ def test_health_command_evacuates(make_cluster, workspace):
     cluster.baton("kill", "loop")
 
 
+def test_a_node_that_is_told_of_its_end_is_left(cluster):
+    cluster.run("loop", *LOOP, ENDLESS, 0.05, flags=["--node", "node-1", "--interval", "300ms"])
+    cluster.until_checkpoint("loop")
+    os.kill(cluster.agent_pid("node-1"), signal.SIGPWR)
+    job = cluster.until_running_on("loop", "node-2")
+    assert job["moves"][-1]["cause"] == "about-to-fail"
+    assert cluster.agent_pid("node-1"), "it runs on"
+    finish(cluster)
+
+
 def test_overload_moves_once_and_does_not_come_back(make_cluster, workspace):
     policy = workspace / "policy.toml"
     policy.write_text("cpu_threshold = 0.8\ncpu_clear = 0.6\ncpu_for_ms = 1500\ncooldown_ms = 60000\n")
