@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <functional>
 #include <thread>
 
 #include "agent/engine/mapping_flags.h"
@@ -37,8 +38,10 @@ class Foreknowledge : public EngineTest {
   }
 
   // The checkpoint waits between what it learns and the freeze; just then the program gets
-  // `signal`.
-  Result<CheckpointInfo> checkpoint_with(int signal, const fs::path& directory) {
+  // `signal`. `hold` may be empty.
+  Result<CheckpointInfo> checkpoint_with(
+      int signal, const fs::path& directory,
+      const std::function<HoldVerdict(const CheckpointInfo&)>& hold = {}) {
     ::setenv("BATON_FAULTS", "dump.before_freeze=delay:400", 1);
     const auto length = output(*sandbox_).size();
     std::thread program([&] {
@@ -47,7 +50,8 @@ class Foreknowledge : public EngineTest {
       EXPECT_TRUE(sandbox_->signal(signal));
       await_lines(*sandbox_, 1, length);
     });
-    auto info = engine_->checkpoint(*sandbox_, directory);
+    auto info = hold ? engine_->checkpoint_and_hold(*sandbox_, directory, hold)
+                     : engine_->checkpoint(*sandbox_, directory);
     program.join();
     ::setenv("BATON_FAULTS", "", 1);
     return info;
@@ -88,6 +92,34 @@ TEST_F(Foreknowledge, AdviceGivenJustBeforeTheFreezeIsCarried) {
   auto restored = restore(second);
   ASSERT_TRUE(restored) << restored.error().message() << "\n" << log_tail_;
   EXPECT_THAT(flags_of_large_mapping(**restored), HasSubstr("dc "));
+}
+
+// A checkpoint for which the job is held is checked before anyone may restore it.
+TEST_F(Foreknowledge, HeldCheckpointIsNeverOneThatWasMistaken) {
+  const fs::path flags =
+      sandbox_->images_directory() / fmt::format("flags-{}", sandbox_->command_pid_inner());
+  auto first =
+      engine_->checkpoint_and_hold(*sandbox_, next_checkpoint(), [&](const CheckpointInfo& held) {
+        EXPECT_TRUE(fs::exists(flags)) << "CRIU asked the kernel, which takes it long";
+        EXPECT_EQ(held.memory, "tracked");
+        return HoldVerdict::Resume;
+      });
+  ASSERT_TRUE(first) << first.error().message();
+  auto checkpoint = next_checkpoint();
+  int held = 0;
+  Sandbox* target = nullptr;
+  auto info = checkpoint_with(SIGUSR2, checkpoint, [&](const CheckpointInfo&) {
+    ++held;
+    EXPECT_FALSE(fs::exists(flags));
+    auto restored = restore(checkpoint);
+    EXPECT_TRUE(restored) << restored.error().message() << "\n" << log_tail_;
+    if (restored) target = *restored;
+    return HoldVerdict::Kill;
+  });
+  ASSERT_TRUE(info) << info.error().message();
+  EXPECT_EQ(held, 1);
+  ASSERT_NE(target, nullptr);
+  EXPECT_THAT(flags_of_large_mapping(*target), HasSubstr("dc "));
 }
 
 TEST_F(Foreknowledge, AdviceOfLongAgoIsCarried) {

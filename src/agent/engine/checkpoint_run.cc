@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <future>
 #include <optional>
 
 #include "agent/engine/images_link.h"
@@ -118,7 +119,7 @@ Status CheckpointRun::dump(const Hold& hold) {
   BATON_TRY(auto processes, sandbox_.processes());
   if (memory_) {
     memory_->before_dump(processes, sandbox_.images_directory(),
-                         hold || foreknowledge_ == Foreknowledge::None);
+                         foreknowledge_ == Foreknowledge::None);
     for (std::uint64_t pages : memory_->precopy_stats().pages_per_round)
       steps.precopied_pages += pages;
   }
@@ -291,10 +292,15 @@ Status CheckpointRun::archive_trees(const Processes& processes) {
 }
 
 Status CheckpointRun::complete(bool held) {
-  if (memory_ && !held && !memory_->held_true()) {
+  // A held job stands still yet, so that is looked at beside the rest; before anyone restores it.
+  std::future<bool> known_rightly = std::async(held ? std::launch::async : std::launch::deferred,
+                                               [this] { return !memory_ || memory_->held_true(); });
+  auto check_foreknowledge = [&]() -> Status {
+    if (known_rightly.get()) return {};
     mistaken_ = true;
     return fail(ErrorCode::Unavailable, "the program gave advice on its memory just now (madvise)");
-  }
+  };
+  if (!held) BATON_CHECK(check_foreknowledge());
   BATON_CHECK(move_images());
   BATON_CHECK(files_.save(directory_));
   BATON_CHECK(save_memory(held));
@@ -319,6 +325,7 @@ Status CheckpointRun::complete(bool held) {
   }
   info.shape = join(summary.features);
   info.size_bytes = tree_bytes(directory_);
+  if (held) BATON_CHECK(check_foreknowledge());
   info.steps.completion_us = lap_us();
   info.total_us = (lap_ns_ - started_ns_) / 1000;
   completed_ = true;

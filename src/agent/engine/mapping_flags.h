@@ -3,9 +3,10 @@
 // engine.
 //
 // What may have changed unseen between the reading and the freeze is advice for a whole mapping
-// (madvise). So the flags are read again once the job runs: only if they are the same did the
-// checkpoint get the right ones. A program that gives advice and takes it back within those few
-// milliseconds, with the freeze just between, gets the mapping restored without it.
+// (madvise). So the flags are read again once the job runs, or while it is held: only if they are
+// the same did the checkpoint get the right ones. A program that gives advice and takes it back
+// within those few milliseconds, with the freeze just between, gets the mapping restored without
+// it.
 #pragma once
 
 #include <sys/types.h>
@@ -32,8 +33,8 @@ class MappingFlagsCache {
   void before_freeze(const Processes& processes, const std::filesystem::path& images);
   // Instead: the kernel is asked for all of them this time.
   void leave_none();
-  // The job runs again: whether what before_freeze() left was true. A process of which it was not
-  // is left to the kernel for a while, the longer the more often that happened in a row.
+  // The job runs again, or is held: whether what before_freeze() left was true. A process of which
+  // it was not is left to the kernel for a while, the longer the more often that happened in a row.
   bool hold_true();
 
  private:

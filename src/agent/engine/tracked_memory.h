@@ -47,8 +47,9 @@ class TrackedMemory {
   // Its error is told by in_freeze().
   void when_stopped(const Processes& processes);
   Status in_freeze(const Processes& processes);
-  // The job runs again: whether what was known about its memory before the freeze was still true
-  // in it. If not, the checkpoint is void and another can be taken at once.
+  // The job runs again, or is held: whether what was known about its memory before the freeze was
+  // still true in it. If not, the checkpoint is void and another can be taken at once. The one
+  // member that may be called beside another, save().
   bool held_true() { return flags_.hold_true(); }
   // Into a checkpoint's directory; see memory_save.h.
   Status save(const std::filesystem::path& checkpoint, bool held);
