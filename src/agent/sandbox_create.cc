@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -79,11 +80,14 @@ Status record_init(const fs::path& directory, pid_t pid) {
   return sys::write_all(file.get(), fmt::format("{} {}\n", pid, started));
 }
 
-// What pid 1 enters, and what it lets the job and CRIU enter.
+// What pid 1 enters, and what it lets the job and CRIU enter besides.
 struct GroupFiles {
   std::vector<Fd> init;
   std::vector<Fd> children;
 };
+
+// Version 1 controllers whose group pid 1 does not enter.
+constexpr std::array<std::string_view, 2> kNotOfInit{"cpu", "freezer"};
 
 // Pid 1 must be on time at its lease's end, however little CPU the job or the node is allowed: a
 // version 1 group throttles it and forbids real-time scheduling, so it goes to the hierarchy's
@@ -92,8 +96,12 @@ Result<GroupFiles> open_groups(const std::string& job_group) {
   GroupFiles files;
   if (!job_group.empty()) {
     BATON_TRY(const sys::Cgroup group, sys::Cgroup::open(job_group));
-    BATON_TRY(files.init, group.open_procs_files({"cpu", "freezer"}));
-    BATON_TRY(files.children, group.open_procs_files());
+    BATON_TRY(files.init, group.open_procs_files(kNotOfInit));
+    for (std::string_view controller : kNotOfInit) {
+      auto file = group.open_procs_file(controller);
+      if (file) files.children.push_back(std::move(*file));
+      if (!file && file.error().code() != ErrorCode::NotFound) return fail(std::move(file).error());
+    }
   }
   const auto root = sys::Cgroup::open("/");
   const auto own = sys::Cgroup::own();

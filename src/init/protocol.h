@@ -24,7 +24,7 @@ constexpr int kConfigFd = 3;
 constexpr int kDirectoryFd = 4;  // the incarnation's directory on the node
 constexpr int kControlFd = 5;    // bound to control.sock; pid 1 listens
 constexpr int kReportFd = 6;
-constexpr int kFirstGroupFd = 7;  // N cgroup.procs files that root and CRIU enter by writing "0"
+constexpr int kFirstGroupFd = 7;  // N files of groups that root and CRIU enter by writing "0"
 
 // Descriptors of `baton-init root` at its start, besides 0, 1 and 2.
 constexpr int kCommandFd = 3;

@@ -9,6 +9,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <sstream>
 #include <thread>
@@ -51,6 +52,10 @@ Result<std::string> read_trimmed(const fs::path& path) {
   return trimmed(std::move(text));
 }
 
+bool is_ours(const std::string& controller) {
+  return std::ranges::find(kControllers, controller) != kControllers.end();
+}
+
 bool contains(const std::vector<std::string>& list, std::string_view wanted) {
   return std::ranges::find(list, wanted) != list.end();
 }
@@ -83,7 +88,7 @@ void hand_down_controllers(const fs::path& group) {
   const auto available = read_file(group / "cgroup.controllers");
   if (!available) return;
   for (const std::string& controller : words(trimmed(*available), ' '))
-    if (std::ranges::find(kControllers, controller) != kControllers.end())
+    if (is_ours(controller))
       (void)write_control(group / "cgroup.subtree_control", "+" + controller);
 }
 
@@ -112,6 +117,12 @@ double least_quota_above(const fs::path& group) {
       least = std::min(least, static_cast<double>(*quota_us) / static_cast<double>(*period_us));
   }
   return least;
+}
+
+// To a move by cgroup.procs every fork and exit of the machine has to give way, which takes the
+// kernel 10 ms and more; to that of the calling thread alone, none.
+fs::path file_to_enter(const fs::path& group, bool unified) {
+  return group / (unified ? "cgroup.procs" : "tasks");
 }
 
 // A group and those below it, deepest first.
@@ -143,8 +154,7 @@ Result<std::vector<CgroupHierarchy>> cgroup_hierarchies() {
       if (controllers) hierarchy.controllers = words(trimmed(*controllers), ' ');
     } else {
       for (const std::string& option : words(mount.super_options, ','))
-        if (std::ranges::find(kControllers, option) != kControllers.end())
-          hierarchy.controllers.push_back(option);
+        if (is_ours(option)) hierarchy.controllers.push_back(option);
       if (hierarchy.controllers.empty()) continue;
     }
     // The same hierarchy may be mounted twice.
@@ -211,15 +221,19 @@ Status Cgroup::add(pid_t pid) const {
   return {};
 }
 
-Result<std::vector<Fd>> Cgroup::open_procs_files(
-    const std::vector<std::string_view>& left_out) const {
+// Beside version 1, the unified hierarchy may have nothing for us, and to enter it takes long.
+bool Cgroup::is_idle(const Member& member) const {
+  return std::ranges::none_of(member.controllers, is_ours) &&
+         std::ranges::any_of(members_, std::logical_not(), &Member::unified);
+}
+
+Result<std::vector<Fd>> Cgroup::open_procs_files(std::span<const std::string_view> left_out) const {
   std::vector<Fd> files;
   for (const Member& member : members_) {
-    const bool skip = !member.unified && std::ranges::any_of(left_out, [&](std::string_view name) {
-      return contains(member.controllers, name);
-    });
-    if (skip) continue;
-    BATON_TRY(Fd file, open_file(member.directory / "cgroup.procs", O_WRONLY));
+    const bool is_left_out = std::ranges::any_of(
+        left_out, [&](std::string_view name) { return contains(member.controllers, name); });
+    if (member.unified ? is_idle(member) : is_left_out) continue;
+    BATON_TRY(Fd file, open_file(file_to_enter(member.directory, member.unified), O_WRONLY));
     files.push_back(std::move(file));
   }
   return files;
@@ -228,7 +242,7 @@ Result<std::vector<Fd>> Cgroup::open_procs_files(
 Result<Fd> Cgroup::open_procs_file(std::string_view controller) const {
   for (const Member& member : members_)
     if (!member.unified && contains(member.controllers, controller))
-      return open_file(member.directory / "cgroup.procs", O_WRONLY);
+      return open_file(file_to_enter(member.directory, false), O_WRONLY);
   return fail(ErrorCode::NotFound, fmt::format("no version 1 controller {}", controller));
 }
 
@@ -341,7 +355,8 @@ Result<std::uint64_t> Cgroup::cpu_usage_ns() const {
 
 void Cgroup::signal_all() const {
   for (const Member& member : members_)
-    if (member.unified && write_control(member.directory / "cgroup.kill", "1")) return;
+    if (member.unified && !is_idle(member) && write_control(member.directory / "cgroup.kill", "1"))
+      return;
   // Nobody forks while frozen, so nobody is missed, and no pid becomes another's.
   std::vector<fs::path> frozen;
   for (const Member& member : members_)

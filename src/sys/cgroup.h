@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -47,10 +48,9 @@ class Cgroup {
   const std::filesystem::path& path() const { return path_; }
 
   Status add(pid_t pid) const;
-  // A process that writes "0" to each of these enters the group. For spawn().
-  // Without the version 1 hierarchies of the controllers left out.
-  Result<std::vector<Fd>> open_procs_files(
-      const std::vector<std::string_view>& left_out = {}) const;
+  // A process of one thread that writes "0" to each of these enters the group, wherever that limits
+  // or counts anything. For spawn(). Without the version 1 hierarchies of the controllers left out.
+  Result<std::vector<Fd>> open_procs_files(std::span<const std::string_view> left_out = {}) const;
   // That of one version 1 controller. NotFound: it is not mounted, or not with this group.
   Result<Fd> open_procs_file(std::string_view controller) const;
   // All processes in it and in groups below, in no order. Pids of this pid namespace.
@@ -78,6 +78,8 @@ class Cgroup {
     std::filesystem::path directory;
   };
 
+  // Nobody enters the group there.
+  bool is_idle(const Member& member) const;
   // The group's directory in the hierarchy that has this controller's file.
   Result<const Member*> member_with(std::string_view controller, std::string_view v1_file,
                                     std::string_view v2_file) const;

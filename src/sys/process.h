@@ -44,7 +44,7 @@ struct SpawnRequest {
   std::vector<std::string> env;
   std::vector<std::pair<int, int>> fds;  // all others that aren't close-on-exec are inherited too
   std::uint64_t clone_flags = 0;         // CLONE_NEW…
-  std::vector<int> cgroup_procs_fds;     // open cgroup.procs files it joins before the exec
+  std::vector<int> cgroup_procs_fds;     // of Cgroup::open_procs_files(): joined before the exec
 };
 
 struct Spawned {

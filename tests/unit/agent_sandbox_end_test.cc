@@ -1,8 +1,10 @@
 // How an incarnation ends: its lease, its agent, a kill, and what must survive all attempts.
+#include <gmock/gmock.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <fstream>
+#include <sstream>
 
 #include "agent/sandbox_client.h"
 #include "agent_sandbox_fixture.h"
@@ -11,6 +13,7 @@ namespace baton::agent {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::EndsWith;
 using Kind = SandboxExit::Kind;
 
 constexpr std::int64_t kMs = 1'000'000;
@@ -298,6 +301,16 @@ TEST_F(SandboxTest, LimitsAndTheirGroup) {
   EXPECT_DOUBLE_EQ(group->cpu_quota().value_or(0), 0.5);
   EXPECT_EQ(group->memory_limit_bytes().value_or(0), 64u << 20);
   EXPECT_GE(group->processes().size(), 3u) << "pid 1, root and the command";
+  const auto processes = sandbox->processes();
+  ASSERT_TRUE(processes);
+  for (const auto& [inner, pid] : *processes) {
+    std::istringstream groups(sys::read_file(fmt::format("/proc/{}/cgroup", pid)).value_or(""));
+    for (std::string line; std::getline(groups, line);)
+      for (const char* controller : {"cpu", "cpuacct", "memory", "freezer", "pids"}) {
+        if (line.find(fmt::format(":{}:", controller)) == std::string::npos) continue;
+        EXPECT_THAT(line, EndsWith("/job-7.1")) << "process " << inner;
+      }
+  }
   for (const auto& one : sandboxes_) {
     EXPECT_TRUE(one->kill());
     EXPECT_TRUE(Sandbox::remove(one->spec().directory));
