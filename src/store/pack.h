@@ -75,23 +75,33 @@ class PackReader {
   static Result<std::unique_ptr<PackReader>> open(const std::filesystem::path& path);
   ~PackReader();
 
-  std::uint32_t pages() const { return static_cast<std::uint32_t>(hashes_.size()); }
-  const PageHash& hash(std::uint32_t page) const { return hashes_[page]; }
+  // A reader of the same pack for another thread. What open() read and checked is shared.
+  std::unique_ptr<PackReader> another() const;
+
+  std::uint32_t pages() const { return static_cast<std::uint32_t>(index_->hashes.size()); }
+  const PageHash& hash(std::uint32_t page) const { return index_->hashes[page]; }
   // Pages [first, first + count) into `out` (count * kPageBytes). Damaged: names the pack.
   Status read(std::uint32_t first, std::uint32_t count, char* out);
 
  private:
   struct Extents;
-  explicit PackReader(std::filesystem::path path);
-  Status load_index();
+  struct Index {
+    explicit Index(std::filesystem::path from);
+    ~Index();
+    Status load();
+    std::unexpected<Error> damaged(std::string_view why) const;
+
+    const std::filesystem::path path;
+    Fd file;
+    std::vector<PageHash> hashes;
+    const std::unique_ptr<Extents> extents;
+  };
+  explicit PackReader(std::shared_ptr<const Index> index);
   Status read_extent(std::uint32_t number, char* out);
   std::uint32_t extent_pages(std::uint32_t number) const;
-  std::unexpected<Error> damaged(std::string_view why) const;
 
-  const std::filesystem::path path_;
-  Fd file_;
-  std::vector<PageHash> hashes_;
-  std::unique_ptr<Extents> extents_;
+  const std::shared_ptr<const Index> index_;
+  // Empty until they are needed: there may be hundreds of readers.
   std::vector<char> stored_;     // an extent as it lies in the file
   std::vector<char> extent_;     // the last one of which only a part was wanted …
   std::int64_t extent_at_ = -1;  // … and its number

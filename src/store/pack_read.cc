@@ -35,35 +35,43 @@ struct PackReader::Extents {
   std::vector<Extent> all;
 };
 
-PackReader::PackReader(std::filesystem::path path)
-    : path_(std::move(path)), extents_(new Extents), stored_(kExtentBytes), extent_(kExtentBytes) {}
+PackReader::Index::Index(std::filesystem::path from)
+    : path(std::move(from)), extents(new Extents) {}
+
+PackReader::Index::~Index() = default;
+
+std::unexpected<Error> PackReader::Index::damaged(std::string_view why) const {
+  return fail(ErrorCode::Damaged, fmt::format("pack {}: {}", path.string(), why));
+}
+
+PackReader::PackReader(std::shared_ptr<const Index> index) : index_(std::move(index)) {}
 
 PackReader::~PackReader() = default;
 
-std::unexpected<Error> PackReader::damaged(std::string_view why) const {
-  return fail(ErrorCode::Damaged, fmt::format("pack {}: {}", path_.string(), why));
-}
-
 Result<std::unique_ptr<PackReader>> PackReader::open(const std::filesystem::path& path) {
-  std::unique_ptr<PackReader> reader(new PackReader(path));
+  auto index = std::make_shared<Index>(path);
   auto file = sys::open_file(path, O_RDONLY | O_NOFOLLOW);
-  if (!file && file.error().code() == ErrorCode::NotFound) return reader->damaged("missing");
+  if (!file && file.error().code() == ErrorCode::NotFound) return index->damaged("missing");
   if (!file) return fail(std::move(file).error());
-  reader->file_ = std::move(*file);
-  BATON_CHECK(reader->load_index());
-  return reader;
+  index->file = std::move(*file);
+  BATON_CHECK(index->load());
+  return std::unique_ptr<PackReader>(new PackReader(std::move(index)));
 }
 
-Status PackReader::load_index() {
+std::unique_ptr<PackReader> PackReader::another() const {
+  return std::unique_ptr<PackReader>(new PackReader(index_));
+}
+
+Status PackReader::Index::load() {
   struct stat info {};
-  if (::fstat(file_.get(), &info) != 0) return fail_errno(path_.string());
+  if (::fstat(file.get(), &info) != 0) return fail_errno(path.string());
   const auto size = static_cast<std::uint64_t>(info.st_size);
   if (!S_ISREG(info.st_mode) || size < sizeof(Head) + sizeof(Foot)) return damaged("cut short");
   Head head;
   Foot foot;
-  BATON_CHECK_CTX(sys::pread_all(file_.get(), &head, sizeof head, 0), path_.string());
-  BATON_CHECK_CTX(sys::pread_all(file_.get(), &foot, sizeof foot, size - sizeof foot),
-                  path_.string());
+  BATON_CHECK_CTX(sys::pread_all(file.get(), &head, sizeof head, 0), path.string());
+  BATON_CHECK_CTX(sys::pread_all(file.get(), &foot, sizeof foot, size - sizeof foot),
+                  path.string());
   if (head.magic != kHeadMagic || foot.magic != kFootMagic)
     return damaged("not a pack, or cut short");
   if (head.version != kVersion || head.page_bytes != kPageBytes)
@@ -76,15 +84,15 @@ Status PackReader::load_index() {
       foot.index_offset != size - sizeof foot - std::min(index_bytes, size - sizeof foot))
     return damaged("its index is not where it belongs");
   std::string index(index_bytes, '\0');
-  BATON_CHECK_CTX(sys::pread_all(file_.get(), index.data(), index.size(), foot.index_offset),
-                  path_.string());
+  BATON_CHECK_CTX(sys::pread_all(file.get(), index.data(), index.size(), foot.index_offset),
+                  path.string());
   if (hash_whole(index) != foot.index_hash) return damaged("its index has a wrong checksum");
-  extents_->all.resize(foot.extents);
-  hashes_.resize(foot.pages);
-  std::memcpy(extents_->all.data(), index.data(), foot.extents * sizeof(Extent));
-  std::memcpy(hashes_.data(), index.data() + foot.extents * sizeof(Extent),
+  extents->all.resize(foot.extents);
+  hashes.resize(foot.pages);
+  std::memcpy(extents->all.data(), index.data(), foot.extents * sizeof(Extent));
+  std::memcpy(hashes.data(), index.data() + foot.extents * sizeof(Extent),
               foot.pages * sizeof(PageHash));
-  for (const Extent& extent : extents_->all)
+  for (const Extent& extent : extents->all)
     if (extent.stored_bytes > kExtentBytes || extent.offset > foot.index_offset ||
         extent.stored_bytes > foot.index_offset - extent.offset)
       return damaged("an extent lies outside of it");
@@ -96,27 +104,30 @@ std::uint32_t PackReader::extent_pages(std::uint32_t number) const {
 }
 
 Status PackReader::read_extent(std::uint32_t number, char* out) {
-  const Extent& extent = extents_->all[number];
+  const Extent& extent = index_->extents->all[number];
   const std::uint32_t count = extent_pages(number);
   const std::size_t size = count * kPageBytes;
+  if (extent.codec != Codec::Stored) stored_.resize(kExtentBytes);
   char* target = extent.codec == Codec::Stored ? out : stored_.data();
   if (extent.codec == Codec::Stored && extent.stored_bytes != size)
-    return damaged(fmt::format("extent {} has a wrong size", number));
-  BATON_CHECK_CTX(sys::pread_all(file_.get(), target, extent.stored_bytes, extent.offset),
-                  path_.string());
+    return index_->damaged(fmt::format("extent {} has a wrong size", number));
+  BATON_CHECK_CTX(sys::pread_all(index_->file.get(), target, extent.stored_bytes, extent.offset),
+                  index_->path.string());
   if (extent.codec != Codec::Stored &&
       (extent.codec != Codec::Lz4 ||
        LZ4_decompress_safe(stored_.data(), out, static_cast<int>(extent.stored_bytes),
                            static_cast<int>(size)) != static_cast<int>(size)))
-    return damaged(fmt::format("extent {} does not decompress", number));
+    return index_->damaged(fmt::format("extent {} does not decompress", number));
   for (std::uint32_t i = 0; i < count; ++i)
-    if (hash_page(out + i * kPageBytes) != hashes_[number * kExtentPages + i])
-      return damaged(fmt::format("page {} has a wrong checksum", number * kExtentPages + i));
+    if (hash_page(out + i * kPageBytes) != index_->hashes[number * kExtentPages + i])
+      return index_->damaged(
+          fmt::format("page {} has a wrong checksum", number * kExtentPages + i));
   return {};
 }
 
 Status PackReader::read(std::uint32_t first, std::uint32_t count, char* out) {
-  if (first > pages() || count > pages() - first) return damaged("it has fewer pages than wanted");
+  if (first > pages() || count > pages() - first)
+    return index_->damaged("it has fewer pages than wanted");
   while (count > 0) {
     const std::uint32_t number = first / kExtentPages;
     const std::uint32_t skip = first % kExtentPages;
@@ -126,6 +137,7 @@ Status PackReader::read(std::uint32_t first, std::uint32_t count, char* out) {
     } else {
       if (extent_at_ != number) {
         extent_at_ = -1;
+        extent_.resize(kExtentBytes);
         BATON_CHECK(read_extent(number, extent_.data()));
         extent_at_ = number;
       }

@@ -7,11 +7,11 @@
 #include <random>
 #include <set>
 
-#include "agent/engine/assemble.h"
 #include "agent/engine/checkpoint_layout.h"
 #include "agent/engine/page_store.h"
 #include "criu/image_codec.h"
 #include "fakes/temp_dir.h"
+#include "image_pages.h"
 #include "sys/file.h"
 
 namespace baton::agent {
@@ -172,7 +172,7 @@ TEST_F(PageStoreTest, AssemblesBetweenDumpedPages) {
       content_of(0, 8) + content_of(5, 8) + content_of(6, 8) + content_of(9, 8)));
   const fs::path images = directory_.path() / "images";
   fs::create_directories(images);
-  auto made = assemble_memory(checkpoint, images, false);
+  auto made = assemble_all(checkpoint, images);
   ASSERT_TRUE(made) << made.error().message();
   EXPECT_EQ(made->files, (std::set<std::string>{"pagemap-7.img", "pages-4.img"}));
   auto assembled = criu::read_pagemap(criu::pagemap_path(images, 7));
@@ -195,22 +195,17 @@ TEST_F(PageStoreTest, WhatProcessesShareCountsOnce) {
   ASSERT_TRUE(put(1, 2));
   ASSERT_TRUE(put(2, 3));
   ASSERT_TRUE(packs_->seal());
-  const fs::path checkpoint = directory_.path() / "checkpoint";
-  fs::create_directories(checkpoint / "memory");
+  PageMaps maps;
   store::PageMap map = store_->map();
-  auto write = [&](pid_t pid) {
-    std::ofstream(checkpoint / layout::map_file(pid)) << store::encode_page_map(map);
-  };
-  write(7);
+  maps[7] = map;
   ASSERT_EQ(map.runs.size(), 1u);
   map.runs[0].pages = 2;
-  write(8);
+  maps[8] = map;
   map.runs.push_back({base + 64 * page_bytes, 5, store::kZeroPages, 0});
-  write(9);
-  auto bytes = tracked_bytes(checkpoint);
-  ASSERT_TRUE(bytes) << bytes.error().message();
-  EXPECT_EQ(bytes->all, 7 * page_bytes);
-  EXPECT_EQ(bytes->distinct, 3 * page_bytes);
+  maps[9] = map;
+  const TrackedBytes bytes = tracked_bytes(maps);
+  EXPECT_EQ(bytes.all, 7 * page_bytes);
+  EXPECT_EQ(bytes.distinct, 3 * page_bytes);
 }
 
 TEST_F(PageStoreTest, AssemblyRefusesWhatIsNotWhole) {
@@ -224,7 +219,7 @@ TEST_F(PageStoreTest, AssemblyRefusesWhatIsNotWhole) {
     const fs::path images = directory_.path() / "images";
     fs::remove_all(images);
     fs::create_directories(images);
-    auto made = assemble_memory(checkpoint, images, false);
+    auto made = assemble_all(checkpoint, images);
     EXPECT_FALSE(made);
     return made ? ""
                 : fmt::format("{}: {}", to_string(made.error().code()), made.error().message());

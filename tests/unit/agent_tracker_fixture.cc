@@ -10,9 +10,9 @@
 #include <csignal>
 #include <cstdlib>
 
-#include "agent/engine/assemble.h"
 #include "agent/engine/memory_save.h"
 #include "criu/image_codec.h"
+#include "image_pages.h"
 #include "sys/file.h"
 
 namespace baton::agent {
@@ -186,7 +186,7 @@ Status TrackerTest::assemble(Tracker& tracker, const std::vector<FrozenMemory>& 
     if (fs::exists(pages)) fs::rename(pages, checkpoint / "images" / pages.filename());
   }
   BATON_CHECK(tracker.save(memory, image_pids, checkpoint, true));
-  BATON_TRY([[maybe_unused]] auto made, assemble_memory(checkpoint, images, false));
+  BATON_TRY([[maybe_unused]] auto made, assemble_all(checkpoint, images));
   return {};
 }
 

@@ -4,8 +4,8 @@
 
 #include <set>
 
-#include "agent/engine/assemble.h"
 #include "agent/engine/base_files.h"
+#include "agent/engine/checkpoint_layout.h"
 #include "criu/image_codec.h"
 #include "sys/file.h"
 #include "sys/pagemap.h"
@@ -37,10 +37,16 @@ Result<std::map<std::uint64_t, std::string>> read_image_pages(const fs::path& im
   return pages;
 }
 
+Result<Assembled> assemble_all(const fs::path& checkpoint, const fs::path& images) {
+  BATON_TRY(PageMaps maps, read_maps(checkpoint));
+  OpenPacks packs(checkpoint / layout::packs_folder);
+  return assemble_memory(checkpoint, std::move(maps), packs, images, false);
+}
+
 Status complete_images(const fs::path& checkpoint, const fs::path& images) {
   BATON_CHECK(sys::remove_tree(images));
   BATON_CHECK(sys::make_directories(images, 0700));
-  BATON_TRY(auto made, assemble_memory(checkpoint, images, false));
+  BATON_TRY(auto made, assemble_all(checkpoint, images));
   for (const auto& entry : fs::directory_iterator(checkpoint / "images"))
     if (!made.files.contains(entry.path().filename()))
       BATON_CHECK(link_or_copy(entry.path(), images / entry.path().filename()));

@@ -8,6 +8,7 @@
 #include <map>
 #include <string>
 
+#include "agent/engine/assemble.h"
 #include "base/result.h"
 
 namespace baton::agent {
@@ -19,8 +20,13 @@ bool has_image_pages(const std::filesystem::path& images, pid_t pid);
 Result<std::map<std::uint64_t, std::string>> read_image_pages(const std::filesystem::path& images,
                                                               pid_t pid);
 
+// Those of memory, in `images`, as a restore gets them that waits for all of it.
+Result<Assembled> assemble_all(const std::filesystem::path& checkpoint,
+                               const std::filesystem::path& images);
+
 // The images as a restore gets them, in `images`, which is made anew.
-Status complete_images(const std::filesystem::path& checkpoint, const std::filesystem::path& images);
+Status complete_images(const std::filesystem::path& checkpoint,
+                       const std::filesystem::path& images);
 
 // Where two pages differ, but for one struct rseq: the kernel writes the processor's number there
 // whenever a thread runs, as it does for CRIU between two dumps.

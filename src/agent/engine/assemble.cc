@@ -21,27 +21,10 @@ namespace fs = std::filesystem;
 using criu::PagemapRun;
 using sys::page_bytes;
 
-// The packs of a checkpoint, opened when first needed.
-class Packs {
- public:
-  explicit Packs(fs::path folder) : folder_(std::move(folder)) {}
-  Result<store::PackReader*> get(const std::string& hash) {
-    auto& reader = readers_[hash];
-    if (!reader) {
-      BATON_TRY(reader, store::PackReader::open(folder_ / hash));
-    }
-    return reader.get();
-  }
-
- private:
-  const fs::path folder_;
-  std::map<std::string, std::unique_ptr<store::PackReader>> readers_;
-};
-
 // Writes the pages of one process in the order of addresses.
 class PagesFile {
  public:
-  PagesFile(Fd out, Fd dumped, const store::PageMap& map, Packs& packs)
+  PagesFile(Fd out, Fd dumped, const store::PageMap& map, OpenPacks& packs)
       : out_(std::move(out)), dumped_(std::move(dumped)), map_(map), packs_(packs) {}
 
   // The next pages of CRIU's own file.
@@ -81,7 +64,7 @@ class PagesFile {
   Fd out_;
   Fd dumped_;
   const store::PageMap& map_;
-  Packs& packs_;
+  OpenPacks& packs_;
   std::uint64_t dumped_offset_ = 0;
   std::vector<char> buffer_ = std::vector<char>(256 << 10);
 };
@@ -164,8 +147,8 @@ Status unmark_process(const fs::path& from, const fs::path& to, Assembled& made)
 }
 
 // The images of one process; `made` gets their names, and what is left out.
-Status assemble_process(const fs::path& from, std::uint32_t pid, const store::PageMap& map,
-                        Packs& packs, const fs::path& to, bool lazily, Assembled& made) {
+Status assemble_process(const fs::path& from, std::uint32_t pid, store::PageMap map,
+                        OpenPacks& packs, const fs::path& to, bool lazily, Assembled& made) {
   BATON_TRY(criu::PagemapImage image, criu::read_pagemap(criu::pagemap_path(from, pid)));
   fs::path their_pages = criu::pages_path(from, image.pages_id);
   Fd dumped;
@@ -213,7 +196,7 @@ Status assemble_process(const fs::path& from, std::uint32_t pid, const store::Pa
                         });
       }));
   if (!left_out.pages.empty()) {
-    left_out.map = map;
+    left_out.map = std::move(map);
     made.lazy[static_cast<pid_t>(pid)] = std::move(left_out);
   }
   fs::path map_path = criu::pagemap_path(to, pid);
@@ -225,13 +208,13 @@ Status assemble_process(const fs::path& from, std::uint32_t pid, const store::Pa
 
 }  // namespace
 
-Result<Assembled> assemble_memory(const fs::path& checkpoint, const fs::path& images, bool lazy) {
+Result<Assembled> assemble_memory(const fs::path& checkpoint, PageMaps maps, OpenPacks& packs,
+                                  const fs::path& images, bool lazy) {
   Assembled made;
-  BATON_TRY(auto maps, read_maps(checkpoint));
-  Packs packs(checkpoint / layout::packs_folder);
-  for (const auto& [pid, map] : maps)
+  for (auto& [pid, map] : maps)
     BATON_CHECK(assemble_process(checkpoint / layout::images_folder,
-                                 static_cast<std::uint32_t>(pid), map, packs, images, lazy, made));
+                                 static_cast<std::uint32_t>(pid), std::move(map), packs, images,
+                                 lazy, made));
   if (!lazy) return made;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(checkpoint / layout::images_folder, error)) {
@@ -244,23 +227,24 @@ Result<Assembled> assemble_memory(const fs::path& checkpoint, const fs::path& im
   return made;
 }
 
-Result<TrackedBytes> tracked_bytes(const fs::path& checkpoint) {
-  BATON_TRY(auto maps, read_maps(checkpoint));
+TrackedBytes tracked_bytes(const PageMaps& maps) {
   TrackedBytes bytes;
-  std::map<std::string, std::vector<std::pair<std::uint64_t, std::uint64_t>>> used;  // by pack
-  for (const auto& [pid, map] : maps)
+  std::map<std::string_view, std::vector<bool>> counted;  // pages, by pack
+  for (const auto& [pid, map] : maps) {
+    std::vector<std::vector<bool>*> of_pack;
+    for (const auto& pack : map.packs) {
+      of_pack.push_back(&counted[pack.hash]);
+      if (of_pack.back()->size() < pack.pages) of_pack.back()->resize(pack.pages);
+    }
     for (const store::MapRun& run : map.runs) {
       if (run.pack == store::kZeroPages) continue;
       bytes.all += run.pages * page_bytes;
-      used[map.packs[run.pack].hash].emplace_back(run.first, run.first + run.pages);
-    }
-  for (auto& [hash, ranges] : used) {
-    std::ranges::sort(ranges);
-    std::uint64_t counted = 0;  // up to here
-    for (const auto& [first, end] : ranges) {
-      if (end <= counted) continue;
-      bytes.distinct += (end - std::max(first, counted)) * page_bytes;
-      counted = end;
+      auto& pages = *of_pack[run.pack];
+      const std::uint64_t end = std::min<std::uint64_t>(run.first + run.pages, pages.size());
+      for (std::uint64_t page = run.first; page < end; ++page) {
+        if (!pages[page]) bytes.distinct += page_bytes;
+        pages[page] = true;
+      }
     }
   }
   return bytes;

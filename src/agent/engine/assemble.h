@@ -10,6 +10,7 @@
 #include <string>
 
 #include "agent/engine/lazy_memory.h"
+#include "agent/engine/open_packs.h"
 #include "base/result.h"
 
 namespace baton::agent {
@@ -19,18 +20,21 @@ struct Assembled {
   std::map<pid_t, LazyPages> lazy;  // what was left out, by the pid in the images
 };
 
-// Writes the images of memory of all processes that have a map in `checkpoint` into `images`.
-// There, the others are to be added by the caller: the result names the files that are made.
-// `lazy`: pages that CRIU can restore lazily are only named in them.
-// Damaged: the checkpoint isn't whole; the message names the file.
-Result<Assembled> assemble_memory(const std::filesystem::path& checkpoint,
-                                  const std::filesystem::path& images, bool lazy);
+// As read_maps() gives them.
+using PageMaps = std::map<pid_t, store::PageMap>;
+
+// Writes the images of memory of all processes that have a map into `images`. There, the others of
+// `checkpoint` are to be added by the caller: the result names the files that are made. `packs`:
+// the checkpoint's. `lazy`: pages that CRIU can restore lazily are only named in them. Damaged: the
+// checkpoint isn't whole; the message names the file.
+Result<Assembled> assemble_memory(const std::filesystem::path& checkpoint, PageMaps maps,
+                                  OpenPacks& packs, const std::filesystem::path& images, bool lazy);
 // Tracked memory in a checkpoint, zeroes aside. What processes share since a fork counts for each
 // of them in the first figure, and once in the second.
 struct TrackedBytes {
   std::uint64_t all = 0;
   std::uint64_t distinct = 0;
 };
-Result<TrackedBytes> tracked_bytes(const std::filesystem::path& checkpoint);
+TrackedBytes tracked_bytes(const PageMaps& maps);
 
 }  // namespace baton::agent

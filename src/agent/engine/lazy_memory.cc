@@ -37,33 +37,11 @@ Fd make_epoll() { return Fd(::epoll_create1(EPOLL_CLOEXEC)); }
 
 }  // namespace
 
-// A thread's own readers of all packs.
-class LazyMemory::Packs {
- public:
-  Status open(const fs::path& folder, const std::map<pid_t, std::unique_ptr<Family>>& families) {
-    for (const auto& [pid, family] : families)
-      for (const auto& pack : family->lazy.map.packs) {
-        auto& reader = readers_[pack.hash];
-        if (reader) continue;
-        BATON_TRY(reader, store::PackReader::open(folder / pack.hash));
-      }
-    return {};
-  }
-  Status read(const store::PageMap& map, std::uint32_t pack, std::uint32_t first,
-              std::uint32_t pages, char* out) {
-    const auto found = readers_.find(map.packs[pack].hash);
-    if (found == readers_.end()) return fail(ErrorCode::Internal, "a pack that was not opened");
-    return found->second->read(first, pages, out);
-  }
-
- private:
-  std::map<std::string, std::unique_ptr<store::PackReader>> readers_;
-};
-
-Result<std::unique_ptr<LazyMemory>> LazyMemory::start(Sandbox& sandbox, const fs::path& packs,
+Result<std::unique_ptr<LazyMemory>> LazyMemory::start(Sandbox& sandbox, OpenPacks packs,
                                                       std::map<pid_t, LazyPages> pages) {
   BATON_TRY(auto guard, sandbox.guard());
-  std::unique_ptr<LazyMemory> memory(new LazyMemory(std::move(guard), packs, std::move(pages)));
+  std::unique_ptr<LazyMemory> memory(
+      new LazyMemory(std::move(guard), std::move(packs), std::move(pages)));
   BATON_CHECK(memory->listen(sandbox.images_directory()));
   memory->copying_ = kBackgroundThreads;
   memory->threads_.emplace_back([self = memory.get()] { self->serve(); });
@@ -72,30 +50,33 @@ Result<std::unique_ptr<LazyMemory>> LazyMemory::start(Sandbox& sandbox, const fs
   return memory;
 }
 
-LazyMemory::LazyMemory(std::unique_ptr<SandboxGuard> guard, const fs::path& packs,
+LazyMemory::LazyMemory(std::unique_ptr<SandboxGuard> guard, OpenPacks packs,
                        std::map<pid_t, LazyPages> pages)
-    : packs_folder_(packs),
-      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+    : wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       epoll_(make_epoll()),
-      guard_(std::move(guard)) {
+      guard_(std::move(guard)),
+      packs_(std::move(packs)) {
   for (auto& [pid, lazy] : pages) {
     auto family = std::make_unique<Family>();
     family->lazy = std::move(lazy);
-    for (const store::MapRun& run : family->lazy.map.runs) {
-      if (run.pack == store::kZeroPages) continue;
-      for (std::uint64_t at = 0; at < run.pages;) {
-        // Ends where an extent of the pack does.
-        const std::uint64_t first = run.first + at;
-        const std::uint64_t count = std::min(run.pages - at, kItemPages - first % kItemPages);
-        family->items.push_back({run.address + at * page_bytes, static_cast<std::uint32_t>(count),
-                                 run.pack, static_cast<std::uint32_t>(first)});
-        at += count;
-      }
-    }
-    // What was written last will be written next: packs are named in the order they were made.
-    std::ranges::stable_sort(family->items, std::greater<>(), &Item::pack);
     families_[pid] = std::move(family);
   }
+}
+
+void LazyMemory::Family::plan_copying() {
+  for (const store::MapRun& run : lazy.map.runs) {
+    if (run.pack == store::kZeroPages) continue;
+    for (std::uint64_t at = 0; at < run.pages;) {
+      // Ends where an extent of the pack does.
+      const std::uint64_t first = run.first + at;
+      const std::uint64_t count = std::min(run.pages - at, kItemPages - first % kItemPages);
+      items.push_back({run.address + at * page_bytes, static_cast<std::uint32_t>(count), run.pack,
+                       static_cast<std::uint32_t>(first)});
+      at += count;
+    }
+  }
+  // What was written last will be written next: packs are named in the order they were made.
+  std::ranges::stable_sort(items, std::greater<>(), &Item::pack);
 }
 
 LazyMemory::~LazyMemory() {
@@ -133,9 +114,7 @@ Status LazyMemory::listen(const fs::path& images) {
 
 Status LazyMemory::ready() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] {
-    return failure_ || (handed_over_ && packs_opened_ == kBackgroundThreads + 1);
-  });
+  changed_.wait(lock, [this] { return failure_ || (handed_over_ && planned_); });
   if (failure_) return fail(*failure_);
   for (const auto& [pid, family] : families_)
     if (family->spaces.empty())
@@ -179,16 +158,19 @@ void LazyMemory::give_up(Error error) {
 
 void LazyMemory::serve() {
   ::pthread_setname_np(::pthread_self(), "page-faults");
-  Packs packs;
   auto work = [&]() -> Status {
-    BATON_CHECK(packs.open(packs_folder_, families_));
+    // Here, since CRIU is at work meanwhile.
+    for (auto& [pid, family] : families_) {
+      BATON_CHECK(packs_.open_all(family->lazy.map));
+      family->plan_copying();
+    }
     {
       std::lock_guard lock(mutex_);
-      ++packs_opened_;
+      planned_ = true;
     }
     changed_.notify_all();
     for (;;) {
-      BATON_CHECK(serve_turn(packs));
+      BATON_CHECK(serve_turn());
       std::lock_guard lock(mutex_);
       if (stopping_ || failure_ || complete_) return {};
     }
@@ -196,7 +178,7 @@ void LazyMemory::serve() {
   if (Status status = work(); !status) give_up(std::move(status).error());
 }
 
-Status LazyMemory::serve_turn(Packs& packs) {
+Status LazyMemory::serve_turn() {
   bool waiting = false;
   auto each = [&](auto&& visit) -> Status {
     for (auto& [pid, family] : families_)
@@ -224,7 +206,7 @@ Status LazyMemory::serve_turn(Packs& packs) {
   }
   std::lock_guard lock(mutex_);
   if (complete_ || stopping_ || failure_) return {};
-  return each([&](Family& family, Space& space) { return handle(family, space, packs); });
+  return each([&](Family& family, Space& space) { return handle(family, space); });
 }
 
 Status LazyMemory::take_connection() {
@@ -299,7 +281,7 @@ Status LazyMemory::add_space(Family& family, Fd fd, PendingPages pending) {
 }
 
 // All that the kernel has to tell of a space, in its order; under the lock.
-Status LazyMemory::handle(Family& family, Space& space, Packs& packs) {
+Status LazyMemory::handle(Family& family, Space& space) {
   for (;;) {
     BATON_TRY(auto event, space.faults.next());
     if (!event) break;
@@ -315,11 +297,11 @@ Status LazyMemory::handle(Family& family, Space& space, Packs& packs) {
     }
   }
   for (std::uint64_t address : std::exchange(space.waiting, {}))
-    BATON_CHECK(serve_fault(family, space, address, packs));
+    BATON_CHECK(serve_fault(family, space, address));
   return {};
 }
 
-Status LazyMemory::serve_fault(Family& family, Space& space, std::uint64_t address, Packs& packs) {
+Status LazyMemory::serve_fault(Family& family, Space& space, std::uint64_t address) {
   ++faults_;
   if (const auto image = space.pending.image_of(address)) {
     const auto& runs = family.lazy.map.runs;
@@ -334,7 +316,8 @@ Status LazyMemory::serve_fault(Family& family, Space& space, std::uint64_t addre
     const std::uint64_t end = std::min<std::uint64_t>(
         run->first + run->pages, wanted - wanted % store::kExtentPages + store::kExtentPages);
     char data[store::kExtentPages * page_bytes];
-    BATON_CHECK(packs.read(family.lazy.map, run->pack, static_cast<std::uint32_t>(begin),
+    BATON_TRY(store::PackReader * pack, packs_.get(family.lazy.map.packs[run->pack].hash));
+    BATON_CHECK(pack->read(static_cast<std::uint32_t>(begin),
                            static_cast<std::uint32_t>(end - begin), data));
     const std::uint64_t from = run->address + (begin - run->first) * page_bytes;
     for (const auto& piece : space.pending.from_image(from, from + (end - begin) * page_bytes)) {
@@ -370,14 +353,12 @@ std::optional<std::pair<LazyMemory::Family*, LazyMemory::Item>> LazyMemory::next
 
 void LazyMemory::copy_in_background() {
   ::pthread_setname_np(::pthread_self(), "page-copy");
-  Packs packs;
   std::vector<char> buffer(kItemPages * page_bytes);
   auto work = [&]() -> Status {
-    BATON_CHECK(packs.open(packs_folder_, families_));
     std::unique_lock lock(mutex_);
-    ++packs_opened_;
-    changed_.notify_all();
     changed_.wait(lock, [this] { return begun_ || stopping_ || failure_; });
+    if (!begun_) return {};
+    OpenPacks packs = packs_.another();
     for (;;) {
       if (stopping_ || failure_) return {};
       lock.unlock();
@@ -395,31 +376,31 @@ void LazyMemory::copy_in_background() {
   if (Status status = work(); !status) give_up(std::move(status).error());
 }
 
-Status LazyMemory::copy_item(Family& family, const Item& item, Packs& packs,
+Status LazyMemory::copy_item(Family& family, const Item& item, OpenPacks& packs,
                              std::vector<char>& buffer) {
-  BATON_CHECK(packs.read(family.lazy.map, item.pack, item.first, item.pages, buffer.data()));
+  BATON_TRY(store::PackReader * pack, packs.get(family.lazy.map.packs[item.pack].hash));
+  BATON_CHECK(pack->read(item.first, item.pages, buffer.data()));
   for (;;) {
     {
       std::lock_guard lock(mutex_);
       if (stopping_ || failure_) return {};
       BATON_TRY(const Put put,
-                this->put(family, item.image, buffer.data(), item.pages * page_bytes, packs));
+                this->put(family, item.image, buffer.data(), item.pages * page_bytes));
       if (put == Put::Done) return {};
     }
-    // The event that says how will come at once.
+    // The thread that serves will be told how at once.
     ::poll(nullptr, 0, kChangingPollMs);
   }
 }
 
+// What the kernel has to tell is left to the thread that serves: it alone knows what still waits.
 Result<LazyMemory::Put> LazyMemory::put(Family& family, std::uint64_t image, const char* data,
-                                        std::size_t bytes, Packs& packs) {
+                                        std::size_t bytes) {
   bool changing = false;
-  for (std::size_t i = 0; i < family.spaces.size(); ++i) {  // a fork may add to them
-    Space& space = *family.spaces[i];
-    for (const auto& piece : space.pending.from_image(image, image + bytes)) {
-      BATON_TRY(const Put put, put_piece(space, piece, data + (piece.image - image)));
+  for (auto& space : family.spaces) {
+    for (const auto& piece : space->pending.from_image(image, image + bytes)) {
+      BATON_TRY(const Put put, put_piece(*space, piece, data + (piece.image - image)));
       if (put == Put::Done) continue;
-      BATON_CHECK(handle(family, space, packs));
       changing = true;
       break;
     }

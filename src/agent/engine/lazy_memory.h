@@ -28,6 +28,7 @@
 #include <thread>
 #include <vector>
 
+#include "agent/engine/open_packs.h"
 #include "agent/engine/page_set.h"
 #include "agent/engine/pending_pages.h"
 #include "agent/sandbox.h"
@@ -46,10 +47,9 @@ struct LazyPages {
 // Thread-safe after start().
 class LazyMemory {
  public:
-  // `packs`: the checkpoint's folder of them; not needed any more once ready() has returned.
+  // `packs`: the checkpoint's; its folder is not needed any more once ready() has returned.
   // `pages`: by the pid in the images.
-  static Result<std::unique_ptr<LazyMemory>> start(Sandbox& sandbox,
-                                                   const std::filesystem::path& packs,
+  static Result<std::unique_ptr<LazyMemory>> start(Sandbox& sandbox, OpenPacks packs,
                                                    std::map<pid_t, LazyPages> pages);
   // Ends the sandbox unless all is in place.
   ~LazyMemory();
@@ -62,7 +62,6 @@ class LazyMemory {
   Status state() const;
 
  private:
-  class Packs;
   struct Space {
     explicit Space(Fd fd) : faults(std::move(fd)) {}
     sys::PageFaults faults;
@@ -77,35 +76,35 @@ class LazyMemory {
   };
   // A process and those that it forks from now on: their pages come from one map.
   struct Family {
+    void plan_copying();
+
     LazyPages lazy;
     std::vector<Item> items;
     std::size_t next = 0;
     std::vector<std::unique_ptr<Space>> spaces;
   };
 
-  LazyMemory(std::unique_ptr<SandboxGuard> guard, const std::filesystem::path& packs,
+  LazyMemory(std::unique_ptr<SandboxGuard> guard, OpenPacks packs,
              std::map<pid_t, LazyPages> pages);
   Status listen(const std::filesystem::path& images);
 
   void serve();
-  Status serve_turn(Packs& packs);
+  Status serve_turn();
   Status take_connection();
   Status take_message();
   Status add_space(Family& family, Fd fd, PendingPages pending);
-  Status handle(Family& family, Space& space, Packs& packs);
-  Status serve_fault(Family& family, Space& space, std::uint64_t address, Packs& packs);
+  Status handle(Family& family, Space& space);
+  Status serve_fault(Family& family, Space& space, std::uint64_t address);
 
   void copy_in_background();
-  Status copy_item(Family& family, const Item& item, Packs& packs, std::vector<char>& buffer);
+  Status copy_item(Family& family, const Item& item, OpenPacks& packs, std::vector<char>& buffer);
   enum class Put { Done, Changing };
-  Result<Put> put(Family& family, std::uint64_t image, const char* data, std::size_t bytes,
-                  Packs& packs);
+  Result<Put> put(Family& family, std::uint64_t image, const char* data, std::size_t bytes);
   Result<Put> put_piece(Space& space, const PendingPages::Piece& piece, const char* data);
   std::optional<std::pair<Family*, Item>> next_item();
   void complete();
   void give_up(Error error);
 
-  const std::filesystem::path packs_folder_;
   Fd listener_;
   Fd connection_;
   Fd wake_;
@@ -117,7 +116,7 @@ class LazyMemory {
   std::map<pid_t, std::unique_ptr<Family>> families_;
   std::vector<std::unique_ptr<Family>> strangers_;  // processes without pages of ours
   bool handed_over_ = false;
-  int packs_opened_ = 0;
+  bool planned_ = false;  // all packs are open, and what is to be copied is known
   bool begun_ = false;
   int copying_ = 0;  // background threads that are not done
   bool complete_ = false;
@@ -127,6 +126,7 @@ class LazyMemory {
   std::uint64_t faults_ = 0;
   std::int64_t begun_ns_ = 0;
 
+  OpenPacks packs_;  // of the thread that serves
   std::vector<std::thread> threads_;
 };
 

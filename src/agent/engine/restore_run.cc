@@ -76,25 +76,27 @@ Status RestoreRun::make_output() {
   return {};
 }
 
-Result<bool> RestoreRun::wants_lazy(const RestoreOptions& restore_options) const {
+bool RestoreRun::wants_lazy(const RestoreOptions& restore_options, const PageMaps& maps) const {
   if (restore_options.leave_stopped_then_kill) return false;  // all pages are to be proven
   if (restore_options.memory != RestoreMemory::Auto)
     return restore_options.memory == RestoreMemory::Lazy;
   // Pid 1 holds a descriptor of each, and of those that they fork meanwhile.
   if (record_.info.process_count > most_lazy_processes) return false;
   if (!sys::page_faults_refusal().empty()) return false;
-  BATON_TRY(const TrackedBytes bytes, tracked_bytes(directory_));
+  const TrackedBytes bytes = tracked_bytes(maps);
   // Processes that share much would each get their own: restored at once, they share it again.
   const bool shares = bytes.distinct < bytes.all - bytes.all / 8;
   return bytes.all >= options_.lazy_restore_bytes && !shares;
 }
 
 Status RestoreRun::place_images(const RestoreOptions& restore_options) {
-  BATON_TRY(const bool lazily, wants_lazy(restore_options));
-  BATON_TRY(auto assembled, assemble_memory(directory_, sandbox_.images_directory(), lazily));
+  BATON_TRY(PageMaps maps, read_maps(directory_));
+  const bool lazily = wants_lazy(restore_options, maps);
+  OpenPacks packs(directory_ / layout::packs_folder);
+  BATON_TRY(auto assembled, assemble_memory(directory_, std::move(maps), packs,
+                                            sandbox_.images_directory(), lazily));
   if (!assembled.lazy.empty()) {
-    BATON_TRY(lazy_, LazyMemory::start(sandbox_, directory_ / layout::packs_folder,
-                                       std::move(assembled.lazy)));
+    BATON_TRY(lazy_, LazyMemory::start(sandbox_, std::move(packs), std::move(assembled.lazy)));
   }
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(directory_ / "images", error))

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "agent/engine/assemble.h"
 #include "agent/engine/engine.h"
 #include "agent/engine/lazy_memory.h"
 #include "agent/engine/record.h"
@@ -25,7 +26,7 @@ class RestoreRun {
   Status fill_trees();
   Status make_output();
   Status place_images(const RestoreOptions& restore_options);
-  Result<bool> wants_lazy(const RestoreOptions& restore_options) const;
+  bool wants_lazy(const RestoreOptions& restore_options, const PageMaps& maps) const;
   CriuIpc criu_ipc() const;
   Status criu_restore(bool preflight, std::string* log_tail);
   void apply_attributes();
