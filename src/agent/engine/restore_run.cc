@@ -39,6 +39,7 @@ Status RestoreRun::run(const RestoreOptions& restore_options, std::string* log_t
     // Images that are cut short are told apart here; CRIU would call them many names.
     BATON_CHECK(criu::summarize_images(directory_ / "images"));
     BATON_CHECK(fill_trees());
+    BATON_CHECK(launch_criu());  // it starts while its images are put in place
     BATON_CHECK(make_output());
     BATON_CHECK(place_images(restore_options));
     BATON_CHECK(fault("restore.before_criu"));
@@ -118,9 +119,13 @@ CriuIpc RestoreRun::criu_ipc() const {
   return CriuIpc::Fresh;
 }
 
+Status RestoreRun::launch_criu() {
+  BATON_TRY(worker_, sandbox_.launch_criu(record_.pids, criu_ipc()));
+  return {};
+}
+
 Status RestoreRun::criu_restore(bool preflight, std::string* log_tail) {
-  BATON_TRY(CriuWorker worker, sandbox_.launch_criu(record_.pids, criu_ipc()));
-  criu::Session session(std::move(worker.socket), std::move(worker.pidfd));
+  criu::Session session(std::move(worker_.socket), std::move(worker_.pidfd));
   criu::SessionOptions options;
   BATON_TRY(options.images_dir, link_images(sandbox_));
   options.log_file = log_name;

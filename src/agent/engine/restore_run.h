@@ -28,6 +28,7 @@ class RestoreRun {
   Status place_images(const RestoreOptions& restore_options);
   bool wants_lazy(const RestoreOptions& restore_options, const PageMaps& maps) const;
   CriuIpc criu_ipc() const;
+  Status launch_criu();
   Status criu_restore(bool preflight, std::string* log_tail);
   void apply_attributes();
 
@@ -36,6 +37,7 @@ class RestoreRun {
   const EngineOptions& options_;
   CheckpointRecord record_;
   std::unique_ptr<LazyMemory> lazy_;
+  CriuWorker worker_;
 };
 
 }  // namespace baton::agent
