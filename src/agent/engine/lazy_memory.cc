@@ -11,6 +11,7 @@
 
 #include <algorithm>
 
+#include "agent/priority.h"
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -154,10 +155,27 @@ void LazyMemory::give_up(Error error) {
   changed_.notify_all();
 }
 
+// Threads that take the lock again and again, as the background does, leave it to nobody who sleeps
+// for it: a fault would wait for seconds on a busy machine. So they are told to let it pass.
+std::unique_lock<std::mutex> LazyMemory::lock_for_faults() {
+  faults_first_ = true;
+  std::unique_lock lock(mutex_);
+  faults_first_ = false;
+  changed_.notify_all();
+  return lock;
+}
+
+std::unique_lock<std::mutex> LazyMemory::lock_in_background() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return !faults_first_; });
+  return lock;
+}
+
 // ------------------------------------------------------------------ on demand
 
 void LazyMemory::serve() {
   ::pthread_setname_np(::pthread_self(), "page-faults");
+  prefer_thread();  // the program stands still for it
   auto work = [&]() -> Status {
     // Here, since CRIU is at work meanwhile.
     for (auto& [pid, family] : families_) {
@@ -190,7 +208,7 @@ Status LazyMemory::serve_turn() {
     return {};
   };
   {
-    std::lock_guard lock(mutex_);
+    const auto lock = lock_for_faults();
     BATON_CHECK(each([&](Family&, Space& space) -> Status {
       waiting |= !space.waiting.empty();
       return {};
@@ -204,7 +222,7 @@ Status LazyMemory::serve_turn() {
     if (events[i].data.fd == listener_.get()) BATON_CHECK(take_connection());
     if (connection_.valid() && events[i].data.fd == connection_.get()) BATON_CHECK(take_message());
   }
-  std::lock_guard lock(mutex_);
+  const auto lock = lock_for_faults();
   if (complete_ || stopping_ || failure_) return {};
   return each([&](Family& family, Space& space) { return handle(family, space); });
 }
@@ -363,12 +381,12 @@ void LazyMemory::copy_in_background() {
       if (stopping_ || failure_) return {};
       lock.unlock();
       BATON_CHECK(fault("restore.lazy.copy"));
-      lock.lock();
+      lock = lock_in_background();
       const auto next = next_item();
       if (!next) break;
       lock.unlock();
       BATON_CHECK(copy_item(*next->first, next->second, packs, buffer));
-      lock.lock();
+      lock = lock_in_background();
     }
     if (--copying_ == 0) complete();
     return {};
@@ -382,7 +400,7 @@ Status LazyMemory::copy_item(Family& family, const Item& item, OpenPacks& packs,
   BATON_CHECK(pack->read(item.first, item.pages, buffer.data()));
   for (;;) {
     {
-      std::lock_guard lock(mutex_);
+      const auto lock = lock_in_background();
       if (stopping_ || failure_) return {};
       BATON_TRY(const Put put,
                 this->put(family, item.image, buffer.data(), item.pages * page_bytes));

@@ -88,6 +88,9 @@ class LazyMemory {
              std::map<pid_t, LazyPages> pages);
   Status listen(const std::filesystem::path& images);
 
+  std::unique_lock<std::mutex> lock_for_faults();
+  std::unique_lock<std::mutex> lock_in_background();
+
   void serve();
   Status serve_turn();
   Status take_connection();
@@ -112,6 +115,7 @@ class LazyMemory {
 
   mutable std::mutex mutex_;  // guards what follows; held while pages are put
   std::condition_variable changed_;
+  std::atomic<bool> faults_first_{false};
   std::unique_ptr<SandboxGuard> guard_;
   std::map<pid_t, std::unique_ptr<Family>> families_;
   std::vector<std::unique_ptr<Family>> strangers_;  // processes without pages of ours
