@@ -37,7 +37,7 @@ Result<Fetched> fetch_checkpoint(NodeContext& node, const FetchRequest& request,
       (void)sys::remove_tree(request.directory);
       return fail(std::move(kept).error());
     }
-    fetched.copy = std::move(*kept);
+    fetched.superseded = std::exchange(fetched.copy, std::move(*kept));
     fetched.bytes = download->bytes;
   }
   fetched.ms = static_cast<double>(node.now_ns() - began_ns) / 1e6;

@@ -22,6 +22,8 @@ struct FetchRequest {
 
 struct Fetched {
   std::shared_ptr<LocalCopy> copy;
+  // The job's copy before, if it is not the same: on disk until it is let go, which takes a while.
+  std::shared_ptr<LocalCopy> superseded;
   std::uint64_t bytes = 0;  // that came over the wire
   double ms = 0;
 };

@@ -16,6 +16,7 @@
 
 #include "agent/checkpoint_schedule.h"
 #include "agent/context.h"
+#include "agent/fetch.h"
 #include "agent/output_shipper.h"
 #include "agent/preflight.h"
 #include "agent/record.h"
@@ -100,7 +101,7 @@ class Incarnation {
   void end_predecessors();
   Status start_fresh();
   Status restore();
-  Result<std::shared_ptr<LocalCopy>> fetch(CheckpointNumber number, double* fetch_ms);
+  Result<Fetched> fetch(CheckpointNumber number);
   Status restore_from(const LocalCopy& copy, pb::OrderResult& result);
   Status check_ready() const;
   Status begin_living();

@@ -1,5 +1,6 @@
 // How an incarnation comes to run: from its command, from a checkpoint, or found running.
-#include "agent/fetch.h"
+#include <future>
+
 #include "agent/incarnation.h"
 #include "agent/specs.h"
 #include "base/clock.h"
@@ -99,19 +100,20 @@ Status Incarnation::start_fresh() {
 Status Incarnation::restore() {
   const auto& origin = std::get<Restore>(origin_);
   pb::OrderResult result;
+  Fetched fetched;  // what it supersedes goes once the controller knows that the job runs
   auto bring_back = [&]() -> Status {
     BATON_CHECK(check_ready());
     if (node_.criu_version.empty()) return fail(ErrorCode::Unfit, node_.criu_problem);
-    BATON_CHECK(record_.create(order_));
-    double fetch_ms = 0;
-    BATON_TRY(auto copy, fetch(origin.checkpoint, &fetch_ms));
-    result.set_fetch_ms(fetch_ms);
+    auto recorded = std::async(std::launch::async, [this] { return record_.create(order_); });
+    BATON_TRY(fetched, fetch(origin.checkpoint));
+    BATON_CHECK(recorded.get());
+    result.set_fetch_ms(fetched.ms);
     BATON_CHECK(check_ready());
-    Status restored = restore_from(*copy, result);
+    Status restored = restore_from(*fetched.copy, result);
     if (restored) node_.copies.unstage(job());
     if (restored || restored.error().code() != ErrorCode::Damaged) return restored;
     // Parts of it may have lain here for long: if they went bad, the controller's are still good.
-    if (const Status whole = copy->verify(); !whole)
+    if (const Status whole = fetched.copy->verify(); !whole)
       restored = fail(ErrorCode::Unfit, "this node's copy went bad: " + whole.error().message());
     node_.copies.drop(job());
     return restored;
@@ -129,16 +131,14 @@ Status Incarnation::restore() {
 }
 
 // The node's own copy if it is that checkpoint and whole, else the controller's.
-Result<std::shared_ptr<LocalCopy>> Incarnation::fetch(CheckpointNumber number, double* fetch_ms) {
+Result<Fetched> Incarnation::fetch(CheckpointNumber number) {
   FetchRequest request{
       .job = job(), .generation = generation(), .number = number, .directory = record_.restore()};
   request.keep = [&](ControllerLink::Download& download) {
     return node_.copies.keep(download.info, record_.restore(), std::move(download.files));
   };
   BATON_CHECK(fault("agent.restore.before_fetch"));
-  BATON_TRY(const Fetched fetched, fetch_checkpoint(node_, request, cancel_));
-  *fetch_ms = fetched.ms;
-  return fetched.copy;
+  return fetch_checkpoint(node_, request, cancel_);
 }
 
 Status Incarnation::restore_from(const LocalCopy& copy, pb::OrderResult& result) {
