@@ -100,7 +100,7 @@ Status Upload::end_file(const std::string& xxh3_128) {
   auto base = shared_file_hash(file.path);
   if (!base.empty() && base != xxh3_128)
     return fail(ErrorCode::Damaged, fmt::format("{} has another content's hash", file.path));
-  enqueue_sync({std::move(current_), directory_ / file.path});
+  enqueue_sync({std::move(current_), directory_ / file.path, "sync-file"});
   return {};
 }
 
@@ -145,7 +145,7 @@ void Upload::sync_loop() {
     lock.unlock();
     Status status = sys::sync_file(item.fd.get(), item.path);
     item.fd.reset();
-    if (status) store_.observe("sync-file", item.path);
+    if (status) store_.observe(item.step, item.path);
     lock.lock();
     --syncing_;
     if (!status && sync_status_) sync_status_ = std::move(status);
@@ -159,11 +159,19 @@ Status Upload::wait_synced() {
   return sync_status_;
 }
 
-Status Upload::sync_folders() {
-  for (const auto& folder : folders_) {
-    BATON_CHECK(sys::sync_directory(folder));
-    store_.observe("sync-folder", folder);
-  }
+Status Upload::enqueue_folder(const fs::path& folder, const char* step) {
+  BATON_TRY(Fd fd, sys::open_file(folder, O_RDONLY | O_DIRECTORY));
+  enqueue_sync({std::move(fd), folder, step});
+  return {};
+}
+
+// Nobody looks for it before the folder has its number.
+Status Upload::write_manifest(CheckpointNumber number, const std::string& info_json) {
+  const fs::path path = directory_ / kManifestName;
+  BATON_TRY(Fd fd, sys::open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
+  BATON_CHECK_CTX(sys::write_all(fd.get(), encode_manifest({job_, number, info_json, files_})),
+                  path.string());
+  enqueue_sync({std::move(fd), path, "sync-file"});
   return {};
 }
 
@@ -187,11 +195,9 @@ Status Upload::publish(CheckpointNumber number, const std::string& info_json) {
     return fail(ErrorCode::InvalidArgument,
                 fmt::format("the upload ended inside of {}", files_.back().path));
   if (files_.empty()) return fail(ErrorCode::InvalidArgument, "a checkpoint without files");
+  BATON_CHECK(write_manifest(number, info_json));
+  for (const auto& folder : folders_) BATON_CHECK(enqueue_folder(folder, "sync-folder"));
   BATON_CHECK(wait_synced());
-  Manifest manifest{job_, number, info_json, files_};
-  BATON_CHECK(sys::write_file_durable(directory_ / kManifestName, encode_manifest(manifest), 0600));
-  store_.observe("sync-file", directory_ / kManifestName);
-  BATON_CHECK(sync_folders());
   BATON_CHECK(fault("store.before_rename"));
   if (sharing_ == CheckpointStore::Sharing::All) publish_shared_files();
   fs::path folder = store_.job_directory(job_);
@@ -203,14 +209,14 @@ Status Upload::publish(CheckpointNumber number, const std::string& info_json) {
   store_.observe("rename", target);
   auto sync_parents = [&]() -> Status {
     BATON_CHECK(fault("store.after_rename"));
-    BATON_CHECK(sys::sync_directory(folder));
-    return sys::sync_directory(folder.parent_path());
+    BATON_CHECK(enqueue_folder(folder, "sync-parent"));
+    BATON_CHECK(enqueue_folder(folder.parent_path(), "sync-parent"));
+    return wait_synced();
   };
   if (auto status = sync_parents(); !status) {
     (void)store_.remove(job_, number);
     return status;
   }
-  store_.observe("sync-parent", folder);
   return {};
 }
 

@@ -3,7 +3,8 @@
 //   begin_file(); write()…; end_file();   or   link_shared_file();   …   publish()
 //
 // Destroying it before publish() has succeeded removes every trace. Files are fsynced by threads
-// of its own while the next ones arrive.
+// of its own while the next ones arrive, and whatever may be made durable in any order is so at
+// once: the filesystem then needs one commit for all of it.
 #pragma once
 
 #include <condition_variable>
@@ -46,6 +47,7 @@ class Upload {
   struct ToSync {
     Fd fd;
     fs::path path;
+    const char* step;  // as StoreOptions::observer is told
   };
 
   Upload(CheckpointStore& store, JobId job, fs::path directory, CheckpointStore::Sharing sharing);
@@ -54,7 +56,8 @@ class Upload {
   void enqueue_sync(ToSync item);
   void sync_loop();
   Status wait_synced();
-  Status sync_folders();
+  Status enqueue_folder(const fs::path& folder, const char* step);
+  Status write_manifest(CheckpointNumber number, const std::string& info_json);
   void publish_shared_files();
 
   CheckpointStore& store_;
