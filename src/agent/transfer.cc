@@ -37,6 +37,10 @@ Result<std::vector<store::StoredFile>> list_files(const fs::path& directory) {
   return files;
 }
 
+// A message need not be on its way before the next one is made: there may be hundreds of a few
+// bytes.
+grpc::WriteOptions more_follows() { return grpc::WriteOptions().set_buffer_hint(); }
+
 class Uploader {
  public:
   Uploader(pb::Cluster::Stub& stub, const fs::path& directory, const std::atomic<bool>& superseded,
@@ -81,7 +85,7 @@ class Uploader {
   Status send(const pb::UploadHeader& header, std::vector<store::StoredFile>& files) {
     pb::UploadPart first;
     *first.mutable_header() = header;
-    BATON_CHECK(write(first));
+    BATON_CHECK(write(first, more_follows()));
     for (auto& file : files) BATON_CHECK(send_file(file));
     BATON_CHECK(fault("agent.upload.before_commit"));
     pb::UploadPart done;
@@ -101,7 +105,7 @@ class Uploader {
       part.set_xxh3_128(hash);
       part.set_in_store(true);
       part.set_last(true);
-      return write(message);
+      return write(message, more_follows());
     }
     BATON_TRY(Fd fd, sys::open_file(directory_ / file.path, O_RDONLY));
     store::Hasher hasher;
@@ -118,7 +122,7 @@ class Uploader {
         part.set_xxh3_128(file.xxh3_128);
         part.set_last(true);
       }
-      BATON_CHECK(write(message));
+      BATON_CHECK(write(message, more_follows()));
       part.clear_path();
       part.clear_size();
       part.clear_mode();
@@ -126,9 +130,9 @@ class Uploader {
     return {};
   }
 
-  Status write(const pb::UploadPart& part) {
+  Status write(const pb::UploadPart& part, grpc::WriteOptions options = {}) {
     if (superseded_) return fail(ErrorCode::Cancelled, "a newer checkpoint takes its place");
-    if (!stream_->Write(part)) return fail(ErrorCode::Unavailable, "the connection broke");
+    if (!stream_->Write(part, options)) return fail(ErrorCode::Unavailable, "the connection broke");
     return {};
   }
 

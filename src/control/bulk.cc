@@ -162,8 +162,13 @@ Status Bulk::download(const v1::DownloadRequest& request,
     return {};
   });
   BATON_CHECK(known);
+  // A file's part need not be on its way before the next one is made: there may be hundreds of a
+  // few bytes. What comes before all else takes the stream's metadata along, which no write waits
+  // for.
   auto send = [&](const v1::DownloadPart& message) -> Status {
-    if (stream.Write(message, grpc::WriteOptions())) return {};
+    grpc::WriteOptions options;
+    if (message.has_file()) options.set_buffer_hint();
+    if (stream.Write(message, options)) return {};
     return fail(ErrorCode::Cancelled, "the download was broken off");
   };
   BATON_TRY(auto reader, context_.loop.stores().checkpoints.open_reader(job, number));
