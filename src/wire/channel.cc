@@ -18,6 +18,10 @@ namespace tls = grpc::experimental;
 constexpr unsigned kCertificateRefreshSeconds = 10;
 constexpr int kKeepAliveMs = 5'000;
 constexpr int kKeepAliveTimeoutMs = 5'000;
+// Of an attempt to connect, up to the controller's first word, which may take a busy machine a
+// while. No longer over a network: what is lost there is sent again sooner by a new attempt.
+constexpr int kConnectMs = 1'000;
+constexpr int kConnectLocallyMs = 10'000;
 constexpr std::size_t kMaxUnixPath = 107;  // sockaddr_un
 
 Status check_port(const std::string& address, std::string_view port) {
@@ -80,7 +84,9 @@ grpc::ChannelArguments channel_arguments(const std::string& target) {
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 200);
+  // So it is called; it limits the attempt.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+                   target.starts_with("unix:") ? kConnectLocallyMs : kConnectMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepAliveMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepAliveTimeoutMs);
