@@ -12,7 +12,6 @@
 
 #include "agent/engine/images_link.h"
 #include "agent/engine/refusal.h"
-#include "agent/priority.h"
 #include "base/clock.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -143,12 +142,11 @@ Status CheckpointRun::dump(const Hold& hold) {
   watch_ = &watch;
   BATON_TRY(when_stopped_,
             WhenStopped::create(sandbox_.images_directory(), [this] { note_while_stopped(); }));
-  std::optional<HastyWork> hasty;
   auto hook = [&](std::string_view name, pid_t) -> Status {
     if (name == "pre-dump") {
       // A freeze that copies all memory would keep others from their processor for seconds.
-      if (!hold && memory_ && memory_->description().starts_with("tracked")) {
-        hasty.emplace(worker_pid);
+      if (memory_ && memory_->description().starts_with("tracked")) {
+        hasty_work_.emplace(worker_pid);
         hasty_ = true;
       }
       steps.launch_us = lap_us();
@@ -160,7 +158,7 @@ Status CheckpointRun::dump(const Hold& hold) {
   };
   auto status = session.dump(sandbox_.root_pid_inner(), options, hook);
   steps.resume_us = lap_us();
-  hasty.reset();
+  hasty_work_.reset();
   when_stopped_.reset();
   bool too_long = watch.end();
   watch_ = nullptr;
@@ -213,6 +211,7 @@ Status CheckpointRun::while_frozen(const Hold& hold) {
   BATON_CHECK(fault("dump.frozen"));
   BATON_CHECK(capture());
   if (!hold) return {};
+  hasty_work_.reset();  // what follows may take long
   record_.info.frozen_us = (boot_time_ns() - freeze_started_ns_) / 1000;
   BATON_CHECK(complete(true));
   if (hold(record_.info) == HoldVerdict::Resume) return {};

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "agent/engine/base_files.h"
@@ -18,6 +19,7 @@
 #include "agent/engine/tracked_memory.h"
 #include "agent/engine/unread_events.h"
 #include "agent/engine/when_stopped.h"
+#include "agent/priority.h"
 #include "criu/session.h"
 
 namespace baton::agent {
@@ -91,6 +93,7 @@ class CheckpointRun {
   std::atomic<bool> released_{false};  // CRIU needs nothing more of the tasks
   Status noted_;
   std::unique_ptr<WhenStopped> when_stopped_;
+  std::optional<HastyWork> hasty_work_;
   bool hasty_ = false;        // nobody waits for a processor
   bool without_ipc_ = false;  // CRIU was told of no System V objects
   bool still_without_ipc_ = false;
