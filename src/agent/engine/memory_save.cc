@@ -94,18 +94,22 @@ Result<SavedMemory> save_memory(PagePacks& packs, std::span<const MemoryToSave> 
   }
   if (may_rewrite) BATON_CHECK(rewrite_some(packs, stores));
   BATON_CHECK(packs.seal());
-  for (auto [number, count] : count_live(packs, stores))
-    if (count == 0) BATON_CHECK(packs.drop(number));
   BATON_CHECK(sys::make_directories(directory / layout::memory_folder, 0700));
   BATON_CHECK(sys::make_directories(directory / layout::packs_folder, 0700));
   SavedMemory saved{0, packs.take_added().bytes};
+  std::set<std::string> needed;
   for (const MemoryToSave& process : memory) {
     store::PageMap map = process.store->map();
     saved.pages += process.pages->pages();
+    for (const auto& pack : map.packs) needed.insert(pack.hash);
     auto path = directory / layout::map_file(process.image_pid);
     BATON_TRY(Fd file, sys::open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
     BATON_CHECK_CTX(sys::write_all(file.get(), store::encode_page_map(map)), path.string());
   }
+  std::vector<std::uint32_t> dead;
+  for (const auto& [number, pack] : packs.packs())
+    if (!needed.contains(pack.hash)) dead.push_back(number);
+  for (std::uint32_t number : dead) BATON_CHECK(packs.drop(number));
   for (const auto& [number, pack] : packs.packs())
     BATON_CHECK(link_or_copy(packs.path(pack), directory / layout::packs_folder / pack.hash));
   return saved;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <unordered_map>
 
 namespace baton::agent {
 
@@ -132,7 +133,8 @@ PageSet PageStore::missing(const PageSet& wanted) const {
 
 store::PageMap PageStore::map() const {
   store::PageMap map;
-  std::map<std::uint32_t, std::uint32_t> index_of;  // number of a pack -> index in the map
+  // Number of a pack -> index in the map; a program may stand still for this.
+  std::unordered_map<std::uint32_t, std::uint32_t> index_of;
   auto index = [&](std::uint32_t number) {
     auto [at, is_new] = index_of.try_emplace(number, static_cast<std::uint32_t>(map.packs.size()));
     if (is_new) {
