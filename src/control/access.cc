@@ -27,6 +27,7 @@ const std::unordered_map<std::string_view, Rule> kRules = {
     {"/baton.v1.Api/TakeCheckpoint", kOwner},
     {"/baton.v1.Api/ListCheckpoints", kViewer},
     {"/baton.v1.Api/Migrate", kOwner},
+    {"/baton.v1.Api/PlanMove", kViewer},
     {"/baton.v1.Api/Restore", kOwner},
     {"/baton.v1.Api/Stop", kOwner},
     {"/baton.v1.Api/Kill", kOwner},

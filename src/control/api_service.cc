@@ -189,6 +189,24 @@ grpc::ServerUnaryReactor* ApiService::Migrate(Call* call, const v1::MigrateReque
   });
 }
 
+grpc::ServerUnaryReactor* ApiService::PlanMove(Call*, const v1::MigrateRequest* request,
+                                               v1::MovePlan* reply) {
+  return answer([this, request, reply](std::stop_token) -> Status {
+    return context_.loop.with_lock([&](Loop::Locked& l) -> Status {
+      BATON_TRY(const JobId id, l.state.find_job(request->job().name_or_id()));
+      BATON_TRY(const core::Placement plan, l.state.core.plan_migration(id, NodeId(request->to())));
+      const core::JobRecord* record = l.state.core.find_job(id);
+      reply->set_job_name(record->name);
+      reply->set_from(record->current->node.value);
+      if (plan.node) reply->set_to(plan.node->value);
+      reply->set_why(plan.why);
+      for (const auto& other : plan.others) reply->add_others(other);
+      for (const auto& rejected : plan.rejected) reply->add_rejected(rejected);
+      return {};
+    });
+  });
+}
+
 grpc::ServerUnaryReactor* ApiService::Restore(Call* call, const v1::RestoreRequest* request,
                                               v1::MoveReply* reply) {
   return answer([this, call, request, reply](std::stop_token stop) -> Status {

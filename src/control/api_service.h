@@ -25,6 +25,7 @@ class ApiService final : public v1::Api::CallbackService {
   grpc::ServerUnaryReactor* ListCheckpoints(Call*, const v1::JobRef*,
                                             v1::ListCheckpointsReply*) override;
   grpc::ServerUnaryReactor* Migrate(Call*, const v1::MigrateRequest*, v1::MoveReply*) override;
+  grpc::ServerUnaryReactor* PlanMove(Call*, const v1::MigrateRequest*, v1::MovePlan*) override;
   grpc::ServerUnaryReactor* Restore(Call*, const v1::RestoreRequest*, v1::MoveReply*) override;
   grpc::ServerUnaryReactor* Stop(Call*, const v1::StopRequest*, v1::Job*) override;
   grpc::ServerUnaryReactor* Kill(Call*, const v1::KillRequest*, v1::Job*) override;

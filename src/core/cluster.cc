@@ -244,6 +244,11 @@ std::vector<NodeView> Cluster::nodes(TimeMs now) const {
   return result;
 }
 
+Result<Placement> Cluster::plan_migration(JobId id, const NodeId& to) const {
+  BATON_TRY(const PlacementRequest request, impl_->migration(id, to));
+  return impl_->place_job(request);
+}
+
 StandbyView Cluster::standby(JobId id) const {
   const Job* job = impl_->find(id);
   if (job == nullptr || job->standby.value.empty()) return {};

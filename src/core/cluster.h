@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "core/messages.h"
+#include "core/placement.h"
 #include "core/records.h"
 #include "core/types.h"
 
@@ -71,6 +72,8 @@ class Cluster {
   const NodeRecord* find_node(const NodeId& id) const;
   std::vector<NodeView> nodes(TimeMs now) const;  // ascending by name
   Standing standing(JobId job, Generation generation) const;
+  // Where a user's wish to move the job would bring it now, and why; the errors of UserMigrate.
+  Result<Placement> plan_migration(JobId id, const NodeId& to) const;
   StandbyView standby(JobId job) const;
   // The node was asked to keep copies of the job's checkpoints.
   bool may_stage(JobId job, const NodeId& node) const;

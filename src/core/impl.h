@@ -216,6 +216,8 @@ class Cluster::Impl {
   void refresh_state(Job& job);
   PlacementRequest wish(const Job& job, Urgency urgency, const NodeId& only,
                         const CheckpointFacts* from) const;
+  // Of a planned move that a user wants, or why there can be none.
+  Result<PlacementRequest> migration(JobId id, const NodeId& to);
   Placement place_job(const PlacementRequest& request) const {
     return place(request, candidates());
   }

@@ -109,7 +109,7 @@ std::string Placement::why_none() const {
 Placement place(const PlacementRequest& request, const std::vector<Candidate>& candidates) {
   using Score = std::tuple<bool, bool, bool, bool, long, std::uint32_t, NodeId>;
   Placement placement;
-  std::optional<Score> best;
+  std::vector<std::pair<Score, std::string>> suitable;
   for (const Candidate& node : candidates) {
     const NodeId& id = node.facts.id;
     if (!request.only.value.empty() && id != request.only) continue;
@@ -128,9 +128,23 @@ Placement place(const PlacementRequest& request, const std::vector<Candidate>& c
                 std::lround(node.sample.cpu_utilization * 100),
                 node.job_count,
                 id};
-    if (!best || score < *best) best = std::move(score);
+    std::string figures = fmt::format("CPU {}, {} {}", percent(node.sample.cpu_utilization),
+                                      node.job_count, node.job_count == 1 ? "job" : "jobs");
+    if (weakness) figures += ", but " + *weakness;
+    suitable.emplace_back(std::move(score), std::move(figures));
   }
-  if (best) placement.node = std::get<NodeId>(*best);
+  std::ranges::sort(suitable);
+  for (const auto& [score, figures] : suitable) {
+    const NodeId& id = std::get<NodeId>(score);
+    if (placement.node) {
+      placement.others.push_back(fmt::format("{} ({})", id, figures));
+      continue;
+    }
+    placement.node = id;
+    placement.why = figures;
+    if (id == request.preferred)
+      placement.why = "keeps its newest checkpoint ready; " + placement.why;
+  }
   return placement;
 }
 

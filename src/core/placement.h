@@ -47,6 +47,8 @@ struct PlacementRequest {
 struct Placement {
   std::optional<NodeId> node;
   std::vector<std::string> rejected;  // "node-1 is cordoned", by name
+  std::string why;                    // of the chosen one: "keeps its newest checkpoint ready; …"
+  std::vector<std::string> others;    // that would do: "node-3 (CPU 12 %, 2 jobs)", best first
   // "no node can take it: node-1 is cordoned; node-2 is overloaded (97 %)"
   std::string why_none() const;
 };

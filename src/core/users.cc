@@ -77,35 +77,36 @@ void Cluster::Impl::on(const SubmitJob& input) {
   reply(input.request, {});
 }
 
-void Cluster::Impl::on(const UserMigrate& input) {
-  Job* job = find(input.job);
-  if (job == nullptr) return reply(input.request, unknown_job(input.job));
-  if (has_ended(job->r.state)) return reply(input.request, wrong_state(*job, "has ended"));
-  if (job->r.desired_stop) return reply(input.request, wrong_state(*job, "is being stopped"));
-  if (job->move) return reply(input.request, wrong_state(*job, "is being moved already"));
-  if (!job->r.current || job->end_current) {
-    return reply(input.request, wrong_state(*job, "is not running yet"));
-  }
+Result<PlacementRequest> Cluster::Impl::migration(JobId id, const NodeId& to) {
+  const Job* job = find(id);
+  if (job == nullptr) return unknown_job(id);
+  if (has_ended(job->r.state)) return wrong_state(*job, "has ended");
+  if (job->r.desired_stop) return wrong_state(*job, "is being stopped");
+  if (job->move) return wrong_state(*job, "is being moved already");
+  if (!job->r.current || job->end_current) return wrong_state(*job, "is not running yet");
   const NodeId from = job->r.current->node;
-  if (!input.to.value.empty() && find(input.to) == nullptr) {
-    return reply(input.request, unknown_node(input.to));
-  }
-  if (input.to == from) {
-    return reply(input.request, fail(ErrorCode::InvalidArgument,
-                                     fmt::format("{} runs on {} already", job->name(), from)));
-  }
-  const Urgency urgency = input.to.value.empty() ? Urgency::Normal : Urgency::Named;
-  PlacementRequest request = wish(*job, urgency, input.to, nullptr);
+  if (!to.value.empty() && find(to) == nullptr) return unknown_node(to);
+  if (to == from)
+    return fail(ErrorCode::InvalidArgument,
+                fmt::format("{} runs on {} already", job->name(), from));
+  PlacementRequest request =
+      wish(*job, to.value.empty() ? Urgency::Normal : Urgency::Named, to, nullptr);
   request.excluded[from] = "is where it runs";
   request.preferred = job->standby;
-  const Placement placement = place_job(request);
+  return request;
+}
+
+void Cluster::Impl::on(const UserMigrate& input) {
+  const auto request = migration(input.job, input.to);
+  if (!request) return reply(input.request, fail(request.error()));
+  const Placement placement = place_job(*request);
   if (!placement.node) {
     return reply(input.request, fail(ErrorCode::FailedPrecondition, placement.why_none()));
   }
   reply(input.request, {});
   Move move{.cause = Cause::User, .to = *placement.node, .only = input.to, .fired_at = now_};
   if (input.request != 0) move.requests.push_back(input.request);
-  start_move(*job, std::move(move), "a user asked for it");
+  start_move(*find(input.job), std::move(move), "a user asked for it");
 }
 
 void Cluster::Impl::on(const UserRestore& input) {

@@ -336,6 +336,27 @@ def test_health_command_evacuates(make_cluster, workspace):
     cluster.baton("kill", "loop")
 
 
+def test_a_plan_is_what_would_be_done_and_does_nothing(make_cluster):
+    cluster = make_cluster("--nodes", "3", "--lease", f"{LEASE_MS}ms")
+    cluster.run("loop", *LOOP, ENDLESS, 0.05, flags=["--node", "node-1", "--interval", "300ms", "--policy",
+                                                     "standby=false"])
+    cluster.until_checkpoint("loop")
+    cluster.baton("cordon", "node-2")
+    plan = cluster.json("migrate", "loop", "--dry-run")
+    assert plan["from"] == "node-1" and plan["to"] == "node-3", plan
+    assert sorted(plan["rejected"]) == ["node-1 is where it runs", "node-2 is cordoned"]
+    cluster.baton("cordon", "node-3")
+    stays = cluster.raw("migrate", "loop", "--dry-run")
+    assert stays.returncode == 1 and b"loop would stay on node-1" in stays.stdout
+    assert b"node-3 is cordoned" in stays.stdout
+    assert "runs on node-1 already" in cluster.fails("migrate", "loop", "--dry-run", "--to", "node-1")
+    assert not cluster.job("loop")["moves"]
+    cluster.baton("uncordon", "node-3")
+    cluster.baton("migrate", "loop")
+    assert cluster.job("loop")["node"] == "node-3"
+    finish(cluster)
+
+
 def test_a_node_that_is_told_of_its_end_is_left(cluster):
     cluster.run("loop", *LOOP, ENDLESS, 0.05, flags=["--node", "node-1", "--interval", "300ms"])
     cluster.until_checkpoint("loop")

@@ -147,7 +147,8 @@ TEST(AccessRules, EveryCallHasOne) {
 // A call about a job is the owner's, unless it only looks.
 TEST(AccessRules, CallsThatNameAJobAreItsOwnersOrOnlyLook) {
   const std::set<std::string> looking = {"GetJob",          "Logs",   "Wait",
-                                         "ListCheckpoints", "Events", "Verify"};
+                                         "ListCheckpoints", "Events", "Verify",
+                                         "PlanMove"};
   for (const auto* method : all_methods()) {
     if (!name_job(*new_request(*method), "x")) continue;
     const auto rule = find_rule(path_of(*method));

@@ -67,6 +67,19 @@ TEST_F(Placing, PrefersLeastUtilizationThenFewestJobsThenTheName) {
   EXPECT_EQ(place(request, {a, b, c}).node, NodeId("c"));
 }
 
+TEST_F(Placing, SaysWhyThereAndWhatElseWouldDo) {
+  Candidate a = node("a", 0.30), b = node("b", 0.10), c = node("c", 0.20), d = node("d", 0.0);
+  c.job_count = 1;
+  d.cordoned = true;
+  request.preferred = NodeId("c");
+  const Placement placement = place(request, {a, b, c, d});
+  EXPECT_EQ(placement.node, NodeId("c"));
+  EXPECT_EQ(placement.why, "keeps its newest checkpoint ready; CPU 20 %, 1 job");
+  EXPECT_EQ(placement.others,
+            (std::vector<std::string>{"b (CPU 10 %, 0 jobs)", "a (CPU 30 %, 0 jobs)"}));
+  EXPECT_EQ(placement.rejected, (std::vector<std::string>{"d is cordoned"}));
+}
+
 TEST_F(Placing, SaysWhyNot) {
   Candidate bad = node("n");
   bad.state = NodeState::Lost;

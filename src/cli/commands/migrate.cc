@@ -4,6 +4,7 @@
 #include "cli/commands/commands.h"
 #include "cli/moved.h"
 #include "cli/session.h"
+#include "cli/terminal.h"
 
 namespace baton::cli {
 namespace {
@@ -11,13 +12,31 @@ namespace {
 struct Options {
   std::string job;
   std::string to;
+  bool dry_run = false;
   bool json = false;
 };
+
+Result<int> show_plan(Session& session, const v1::MigrateRequest& request, bool json) {
+  BATON_TRY(const v1::MovePlan plan, session.call(&v1::Api::Stub::PlanMove, request));
+  if (json) {
+    print_json(to_json(plan));
+    return plan.to().empty() ? kExitFailure : 0;
+  }
+  if (plan.to().empty())
+    fmt::print("{} would stay on {}\n", plan.job_name(), plan.from());
+  else
+    fmt::print("{} would move from {} to {} ({})\n", plan.job_name(), plan.from(), plan.to(),
+               plan.why());
+  for (const std::string& other : plan.others()) fmt::print("  {} would do as well\n", other);
+  for (const std::string& rejected : plan.rejected()) fmt::print("  {}\n", rejected);
+  return plan.to().empty() ? kExitFailure : 0;
+}
 
 Result<int> migrate(Session& session, const Options& options) {
   v1::MigrateRequest request;
   request.mutable_job()->set_name_or_id(options.job);
   request.set_to(options.to);
+  if (options.dry_run) return show_plan(session, request, options.json);
   BATON_TRY(const v1::MoveReply reply, session.call_long(&v1::Api::Stub::Migrate, request));
   return report_move(reply, options.json);
 }
@@ -32,6 +51,8 @@ void add_migrate(Program& program) {
       "When anything fails it goes on where it was.");
   command->add_option("JOB", options->job, "Name or id.")->required();
   command->add_option("--to", options->to, "Target node. Default: the controller chooses.");
+  command->add_flag("--dry-run", options->dry_run,
+                    "Say where it would go, and why not elsewhere; move nothing.");
   command->add_flag("--json", options->json, "As JSON.");
   on(program, command, [options](Session& session) { return migrate(session, *options); });
 }
