@@ -4,6 +4,8 @@
 
 #include <fstream>
 #include <random>
+#include <thread>
+#include <vector>
 
 #include "fakes/temp_dir.h"
 #include "store/pack.h"
@@ -74,6 +76,26 @@ TEST_F(PackTest, WhatIsWrittenIsRead) {
     std::string content(kPageBytes, '\0');
     EXPECT_FALSE((*reader)->read(pages, 1, content.data()));
   }
+}
+
+TEST_F(PackTest, ReadersOfOnePackDoNotMeet) {
+  SealedPack pack = write(300);
+  auto first = PackReader::open(path(pack));
+  ASSERT_TRUE(first) << first.error().message();
+  std::filesystem::remove(path(pack));
+  std::vector<std::thread> threads;
+  for (std::uint32_t seed = 0; seed < 3; ++seed)
+    threads.emplace_back([seed, reader = (*first)->another()] {
+      std::mt19937 random(seed);
+      std::string content(kPageBytes, '\0');
+      for (int i = 0; i < 200; ++i) {
+        const std::uint32_t page = random() % reader->pages();
+        ASSERT_TRUE(reader->read(page, 1, content.data()));
+        ASSERT_EQ(content, make_page(page));
+        ASSERT_EQ(reader->hash(page), hash_page(content.data()));
+      }
+    });
+  for (auto& thread : threads) thread.join();
 }
 
 TEST_F(PackTest, EqualPacksAreOneFileAndCompressionIsAChoice) {
