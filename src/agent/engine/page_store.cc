@@ -144,13 +144,15 @@ store::PageMap PageStore::map() const {
     }
     return at->second;
   };
+  std::uint32_t last = 0, last_index = 0;  // mostly the next page's pack, too
   for (const auto& [number, chunk] : chunks_)
     for (std::uint64_t i = 0; i < chunk_pages; ++i) {
       if (!chunk.held[i]) continue;
       const PageLocation& location = chunk.location[i];
       store::MapRun run{number * chunk_bytes + i * page_bytes, 1, store::kZeroPages, 0};
       if (location.pack != 0) {
-        run.pack = index(location.pack);
+        if (location.pack != last) last_index = index(last = location.pack);
+        run.pack = last_index;
         run.first = location.page;
       }
       map.append(run);
