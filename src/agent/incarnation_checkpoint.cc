@@ -60,7 +60,7 @@ void Incarnation::checkpoint(const char* cause, std::optional<std::uint64_t> ord
 void Incarnation::checkpoint_failed(const Error& error, std::optional<std::uint64_t> order_id) {
   Error told = error;
   pb::OrderResult result;
-  if (sandbox_ended()) {
+  if (sandbox_->is_ending()) {
     told = Error(ErrorCode::FailedPrecondition, "the job ended during its checkpoint");
   } else {
     if (error.code() == ErrorCode::NoSpace)

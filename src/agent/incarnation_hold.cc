@@ -30,7 +30,7 @@ void Incarnation::freeze(const pb::Order& order) {
     spdlog::info("{}: released, it runs elsewhere now", name());
     return;  // end() removes what is left and answers the release
   }
-  if (!info && !sandbox_ended()) {
+  if (!info && !sandbox_->is_ending()) {
     if (!hold_answered_) {
       checkpoint_failed(info.error(), order.order_id());
     } else if (info.error().code() == ErrorCode::Damaged) {

@@ -179,6 +179,11 @@ class RunningSandbox final : public Sandbox {
   }
 
   int ended_fd() const override { return init_.pidfd.get(); }
+  bool is_ending() const override {
+    if (init_.pidfd.wait_ended(std::chrono::milliseconds(0))) return true;
+    const auto name = sys::read_file(fmt::format("/proc/{}/comm", init_.pid));
+    return !name || *name == std::string(init::kEndingName) + "\n";
+  }
 
   std::optional<SandboxExit> exit() const override {
     if (!init_.pidfd.wait_ended(std::chrono::milliseconds(0))) return std::nullopt;

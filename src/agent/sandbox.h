@@ -186,6 +186,8 @@ class Sandbox {
   virtual Status kill() = 0;
   // Becomes readable when the sandbox has ended; then exit() tells how, and nothing before.
   virtual int ended_fd() const = 0;
+  // It has ended, or pid 1 is ending it: what dies in it meanwhile, such as CRIU, dies of that.
+  virtual bool is_ending() const = 0;
   virtual std::optional<SandboxExit> exit() const = 0;
 };
 

@@ -30,6 +30,9 @@ constexpr int kFirstGroupFd = 7;  // N files of groups that root and CRIU enter 
 constexpr int kCommandFd = 3;
 constexpr int kStartFd = 4;
 
+// Name of pid 1 (PR_SET_NAME) once it ends everything, and itself last.
+constexpr char kEndingName[] = "baton-ending";
+
 // Paths inside of a sandbox.
 constexpr char kInitPath[] = "/.baton/init";
 constexpr char kCriuPath[] = "/.baton/criu";

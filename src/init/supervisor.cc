@@ -108,6 +108,8 @@ void Supervisor::reap() {
 void Supervisor::root_ended(int status) { end("exited", code_of_status(status)); }
 
 void Supervisor::end(const char* kind, int code) {
+  // CRIU dies with the rest: whoever sees that has to see why.
+  prctl(PR_SET_NAME, kEndingName);
   // First of all nothing may run any more; what follows may block on a disk that hangs.
   kill(-1, SIGKILL);
   while (waitpid(-1, nullptr, __WALL) > 0 || errno == EINTR) {

@@ -70,6 +70,7 @@ class FakeSandbox : public agent::Sandbox {
     return {};
   }
   int ended_fd() const override { return ended_.get(); }
+  bool is_ending() const override { return exit().has_value(); }
   std::optional<agent::SandboxExit> exit() const override {
     std::lock_guard lock(mutex_);
     return exit_;
@@ -77,11 +78,14 @@ class FakeSandbox : public agent::Sandbox {
 
   // What a test does to it and asks of it. Any thread.
   void end(agent::SandboxExit exit) {
-    std::lock_guard lock(mutex_);
-    if (exit_) return;
-    exit_ = exit;
+    leave_word(exit);
     const std::uint64_t one = 1;
     (void)!::write(ended_.get(), &one, sizeof(one));
+  }
+  // Its end is near, and everything in it dies before that can be seen.
+  void leave_word(agent::SandboxExit exit) {
+    std::lock_guard lock(mutex_);
+    if (!exit_) exit_ = exit;
   }
   void print(std::string_view text) {
     std::ofstream file(output_file(), std::ios::app | std::ios::binary);
@@ -167,6 +171,7 @@ class FakeSandboxHandle : public agent::Sandbox {
   Status signal(int number) override { return real_->signal(number); }
   Status kill() override { return real_->kill(); }
   int ended_fd() const override { return real_->ended_fd(); }
+  bool is_ending() const override { return real_->is_ending(); }
   std::optional<agent::SandboxExit> exit() const override { return real_->exit(); }
 
  private:

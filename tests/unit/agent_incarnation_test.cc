@@ -268,6 +268,22 @@ TEST_F(IncarnationTest, BrokenIncarnationIsEndedAndReportedLost) {
   EXPECT_TRUE(gone());
 }
 
+// CRIU dies with everything in the sandbox when the job ends by itself, before the end can be seen.
+TEST_F(IncarnationTest, AJobThatEndsDuringItsCheckpointHasEnded) {
+  const SandboxExit end{SandboxExit::Kind::Exited, 5, 0};
+  engine_.on_checkpoint = [&] {
+    sandbox()->leave_word(end);
+    return Status(fail(ErrorCode::Damaged, "criu ended without an answer"));
+  };
+  result_of(start(1, spec()));
+  EXPECT_NE(result_of(checkpoint()).failure(), pb::FAILURE_BROKEN_INCARNATION);
+  sandbox()->end(end);
+  ASSERT_TRUE(link_.wait_until([](FakeLink& link) { return !link.exits_.empty(); }));
+  EXPECT_EQ(link_.exits_[0].cause(), "exited");
+  EXPECT_EQ(link_.exits_[0].code(), 5);
+  EXPECT_TRUE(gone());
+}
+
 TEST_F(IncarnationTest, HeldUntilReleasedToKill) {
   result_of(start(1, spec()));
   sandbox()->print("before");
