@@ -61,7 +61,8 @@ def stock(report, mb, count):
                 (folder / "dumped").mkdir()
                 observer.reset()
                 criu("dump", "-t", pid, "-D", folder / "dumped", "--shell-job")
-                process.poll()
+                # Its pid is free once somebody has reaped it: we, the first time; then pid 1.
+                place.until(lambda: process.poll() is not None and not os.path.exists(f"/proc/{pid}"), "it is gone")
                 shutil.copytree(folder / "dumped", folder / "copied")
                 criu("restore", "-D", folder / "copied", "-d", "--shell-job")
                 place.until(lambda: observer.since > time.monotonic() - 0.05, "it goes on")
