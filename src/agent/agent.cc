@@ -95,7 +95,8 @@ class Agent {
 
   Status prepare();
   Status run();
-  void kill_jobs() { supervisor_->kill_all(); }
+  // And takes away the group that they had theirs in, if it is this agent's own.
+  void kill_jobs();
 
  private:
   LeaseIdentity identity() const;
@@ -140,6 +141,7 @@ Status Agent::prepare() {
   options_.data = fs::canonical(options_.data);
   BATON_CHECK(check_data_directory(options_.data));
   BATON_TRY(lock_, lock_data(options_.data));
+  BATON_TRY(dialer_, enter_cluster(options_));
   // Page faults must not delay a heartbeat; without the right to lock memory they may.
   if (::mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) != 0)
     spdlog::debug("memory is not locked: {}", std::strerror(errno));
@@ -150,7 +152,6 @@ Status Agent::prepare() {
   BATON_CHECK_CTX(remove_scratch(options_.data / "scratch"), "earlier preflights");
   sampler_ = std::make_unique<Sampler>(
       sys::MetricsSources{.data = options_.data, .node_cgroup = options_.node_cgroup}, health_);
-  BATON_TRY(dialer_, enter_cluster(options_));
   link_ = connect_controller(*dialer_);
   lease_transport_ = connect_lease(*dialer_);
   EngineOptions engine;
@@ -221,6 +222,15 @@ LeaseIdentity Agent::identity() const {
   identity.agent_epoch = epoch_;
   identity.boot_id = boot_id();
   return identity;
+}
+
+void Agent::kill_jobs() {
+  supervisor_->kill_all();
+  if (cgroup_parent_.empty() || !options_.node_cgroup.empty()) return;
+  auto group = sys::Cgroup::open(cgroup_parent_);
+  if (!group) return;
+  if (auto removed = group->remove(); !removed)
+    spdlog::debug("control group of the jobs: {}", removed.error().message());
 }
 
 void Agent::handle_power_notice() {

@@ -2,6 +2,7 @@
 administrator starts them on machines, here on loopback."""
 
 import os
+import pathlib
 import signal
 import socket
 import ssl
@@ -90,6 +91,8 @@ def hosts(workspace, request):
     hosts = Hosts(workspace)
     yield hosts
     hosts.stop_all()
+    left = [path for path in pathlib.Path("/sys/fs/cgroup").glob("**/baton-one") if path.is_dir()]
+    assert not left, f"agents that end their jobs leave no control groups: {left}"
     if getattr(request.node, "failed", False):
         for path in sorted(workspace.glob("*.log")):
             print(f"---- {path.name}\n{path.read_text(errors='replace')[-4000:]}")
