@@ -122,8 +122,6 @@ bool Caller::may_change(const v1::JobSpec& job) const {
          (member_->role >= v1::ROLE_USER && !job.owner().empty() && job.owner() == member_->name);
 }
 
-bool Caller::may_see_secrets_of(const v1::JobSpec& job) const { return may_change(job); }
-
 std::string Caller::user() const {
   return member_ && member_->kind == PeerKind::User ? member_->name : "";
 }
@@ -185,7 +183,7 @@ Result<JobId> Access::own_job(const grpc::ServerContextBase& call, Loop& loop,
 }
 
 void hide_secrets(const Caller& caller, v1::JobSpec& job) {
-  if (caller.may_see_secrets_of(job)) return;
+  if (caller.may_change(job)) return;
   for (auto& [name, value] : *job.mutable_env()) value = "(hidden)";
 }
 

@@ -35,7 +35,7 @@ class Caller {
   explicit Caller(std::optional<Member> member) : member_(std::move(member)) {}
 
   bool is_node(std::string_view name) const;
-  bool may_see_secrets_of(const v1::JobSpec& job) const;
+  // And see its secrets.
   bool may_change(const v1::JobSpec& job) const;
   // The owner that a new job gets; empty: nobody but operators.
   std::string user() const;

@@ -129,7 +129,7 @@ Result<v1::Token> Members::create_token(const v1::CreateTokenRequest& request,
   v1::Token token;
   token.set_expires_wall_ms(now_ms + valid_ms);
   BATON_TRY(*token.mutable_text(), wire::to_text({authority_.certificate, secret}));
-  std::lock_guard lock(mutex_);
+  std::lock_guard writing(writing_);
   BATON_TRY(auto drop, Statement::prepare(*database_, "DELETE FROM tokens WHERE expires_ms < ?"));
   BATON_CHECK(drop.bind(1, now_ms).run());
   BATON_TRY(auto put, Statement::prepare(*database_, "INSERT INTO tokens VALUES(?, ?, ?, ?, ?)"));
@@ -205,6 +205,7 @@ Result<std::string> Members::issue(const Member& member, const std::string& requ
   BATON_TRY(row, put.step());
   BATON_TRY(std::string pem,
             wire::sign(authority_, request, {member.kind, member.name, number}, kMemberLife));
+  std::lock_guard lock(mutex_);
   certificates_[number] = std::move(entry);
   return pem;
 }
@@ -212,7 +213,7 @@ Result<std::string> Members::issue(const Member& member, const std::string& requ
 // A token that was shown is spent, also when it does not fit; but not by a bad request or a bad
 // disk.
 Result<std::string> Members::enroll(const v1::EnrollRequest& request, std::int64_t now_ms) {
-  std::lock_guard lock(mutex_);
+  std::lock_guard writing(writing_);
   BATON_TRY(auto transaction, Transaction::begin(*database_));
   auto member = redeem(request, now_ms);
   if (!member) {
@@ -222,7 +223,9 @@ Result<std::string> Members::enroll(const v1::EnrollRequest& request, std::int64
   auto pem = issue(*member, request.request(), now_ms);
   if (!pem) return pem;
   const auto newest = std::prev(certificates_.end());
-  if (auto committed = transaction.commit(); !committed) {
+  auto committed = transaction.commit();
+  std::lock_guard lock(mutex_);
+  if (!committed) {
     certificates_.erase(newest);
     return fail(std::move(committed).error());
   }
@@ -235,16 +238,17 @@ Result<std::string> Members::enroll(const v1::EnrollRequest& request, std::int64
 
 Result<std::string> Members::renew(const Member& member, const std::string& request,
                                    std::int64_t now_ms) {
-  std::lock_guard lock(mutex_);
+  std::lock_guard writing(writing_);
   return issue(member, request, now_ms);
 }
 
 Result<v1::Identity> Members::revoke(PeerKind kind, const std::string& name) {
-  std::lock_guard lock(mutex_);
+  std::lock_guard writing(writing_);
   if (!is_in(kind, name))
     return fail(ErrorCode::NotFound, fmt::format("there is no {} \"{}\" in the cluster",
                                                  kind == PeerKind::Node ? "node" : "user", name));
   BATON_CHECK(strike_out({kind, name, {}}));
+  std::lock_guard lock(mutex_);
   for (auto& [number, entry] : certificates_)
     if (entry.member.kind == kind && entry.member.name == name) entry.revoked = true;
   return *view(kind, name);

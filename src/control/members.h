@@ -69,7 +69,7 @@ class Members {
   Status load();
   Status renew_own_certificate();
   bool is_in(wire::PeerKind kind, const std::string& name) const;
-  // All with the lock held.
+  // All with `writing_` held.
   Result<std::string> issue(const Member& member, const std::string& request, std::int64_t now_ms);
   Result<Member> redeem(const v1::EnrollRequest& request, std::int64_t now_ms);
   Status strike_out(const Member& member);
@@ -77,7 +77,8 @@ class Members {
 
   const wire::Identity identity_;
   wire::Authority authority_;
-  mutable std::mutex mutex_;
+  std::mutex writing_;        // taken first; one change at a time, for as long as the disk takes
+  mutable std::mutex mutex_;  // to change the map or to look into it, briefly: heartbeats do
   std::unique_ptr<Database> database_;
   std::map<Number, Certificate> certificates_;
 };
