@@ -105,7 +105,10 @@ void Incarnation::kill(std::optional<std::uint64_t> order_id) {
 // From here on kill() and the lease reach it.
 void Incarnation::take_sandbox(std::unique_ptr<Sandbox> sandbox) {
   sandbox_ = std::move(sandbox);
-  entry_->relay = std::make_shared<LeaseRelay>(sandbox_);
+  auto relay = std::make_shared<LeaseRelay>(sandbox_);
+  entry_->relay = relay;
+  // Its deadline is of when its making began, and renewals that came meanwhile did not find it.
+  relay->renew(node_.lease.deadline_ns());
   std::lock_guard lock(mutex_);
   killable_ = sandbox_;
 }

@@ -17,6 +17,7 @@ const char* cause_of(SandboxExit::Kind kind) {
     case SandboxExit::Kind::Exited: return "exited";
     case SandboxExit::Kind::Fenced: return "fenced";
     case SandboxExit::Kind::Killed: return "killed";
+    case SandboxExit::Kind::Harmed:
     case SandboxExit::Kind::Lost: break;
   }
   return "lost";
@@ -42,6 +43,8 @@ pb::ExitReport make_exit_report(const pb::StartOrder& order, const SandboxExit& 
   report.set_code(exit.code);
   report.set_output_bytes(exit.output_bytes);
   report.set_cause(cause_of(exit.kind));
+  if (exit.kind == SandboxExit::Kind::Harmed)
+    report.set_detail("CRIU was killed during a checkpoint and may have harmed it");
   return report;
 }
 

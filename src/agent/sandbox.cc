@@ -142,6 +142,11 @@ class RunningSandbox final : public Sandbox {
     return {};
   }
 
+  Status declare_unharmed() override {
+    BATON_CHECK(ask_init(directory(), Request{.op = Op::Unharmed}));
+    return {};
+  }
+
   Status set_die_with_agent(bool armed) override {
     BATON_CHECK(connection_.ask(Request{.op = Op::DieWithAgent, .a = armed ? 1 : 0}));
     return {};

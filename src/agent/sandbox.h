@@ -94,6 +94,7 @@ struct SandboxExit {
     Exited,  // the command ended by itself (and so did everything it started): code is its own
     Fenced,  // the lease ran out, or its agent went while set_die_with_agent() held
     Killed,  // kill() was called
+    Harmed,  // the command ended after CRIU had been killed at its work on it, maybe because of it
     Lost,    // pid 1 vanished without a word (power cut, kill -9 from outside)
   } kind = Kind::Lost;
   int code = 0;  // 128 + signal when a signal ended it
@@ -165,6 +166,8 @@ class Sandbox {
   // tree that it is going to restore. Several may be launched one after the other.
   virtual Result<CriuWorker> launch_criu(const std::vector<pid_t>& keep_free = {},
                                          CriuIpc ipc = CriuIpc::Outside) = 0;
+  // CRIU was killed and left the tree as it was. Until somebody says so, its end is Harmed.
+  virtual Status declare_unharmed() = 0;
 
   // Pids in the sandbox's pid namespace, and on the node.
   virtual pid_t root_pid_inner() const = 0;

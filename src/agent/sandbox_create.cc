@@ -297,6 +297,7 @@ Result<SandboxExit> Sandbox::read_exit(const fs::path& directory) {
   if (kind == "exited") exit.kind = SandboxExit::Kind::Exited;
   if (kind == "fenced") exit.kind = SandboxExit::Kind::Fenced;
   if (kind == "killed") exit.kind = SandboxExit::Kind::Killed;
+  if (kind == "harmed") exit.kind = SandboxExit::Kind::Harmed;
   exit.code = j.value("code", 0);
   exit.output_bytes = j.value("output_bytes", exit.output_bytes);
   return exit;

@@ -20,6 +20,7 @@ constexpr std::uint32_t ghost_limit_bytes = 1u << 30;
 // CRIU's timeout for stopping the tasks. Uninterruptible sleep (NFS, a dying disk) is what
 // exceeds it.
 constexpr std::uint32_t seize_timeout_s = 10;
+constexpr int exit_limit_ms = 2'000;
 constexpr int log_level_warn = 2;  // each line costs the frozen job two microseconds
 
 void fill_common(criu_rpc::Opts& opts, const SessionOptions& options) {
@@ -71,11 +72,23 @@ std::string Version::to_string() const {
                   : fmt::format("{}.{}", major_number, minor_number);
 }
 
-Session::~Session() { kill_worker(); }
+Session::~Session() {
+  // A worker that dies of a signal counts as one that left its tasks in the middle of something.
+  if (answered_ && pidfd_.valid()) {
+    socket_.reset();
+    pollfd waiting{pidfd_.get(), POLLIN, 0};
+    if (::poll(&waiting, 1, exit_limit_ms) > 0) return;
+  }
+  kill_worker();
+}
+
+void Session::signal_worker(int number) {
+  ::syscall(SYS_pidfd_send_signal, pidfd_.get(), number, nullptr, 0);
+}
 
 void Session::kill_worker() {
   if (!pidfd_.valid()) return;
-  ::syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
+  signal_worker(SIGKILL);
   // Readable once the process is dead, whoever reaps it.
   pollfd waiting{pidfd_.get(), POLLIN, 0};
   while (::poll(&waiting, 1, -1) < 0 && errno == EINTR) {
@@ -137,11 +150,13 @@ Result<criu_rpc::Response> Session::receive(std::chrono::milliseconds limit) {
 
 Result<criu_rpc::Response> Session::converse(const criu_rpc::Request& request,
                                              std::chrono::milliseconds limit, const Hook& hook) {
+  answered_ = false;
   BATON_CHECK(send(request));
   for (;;) {
     BATON_TRY(auto response, receive(limit));
     if (response.type() != criu_rpc::NOTIFY) {
       if (!response.success()) criu_message_ = worker_words(response);
+      answered_ = true;
       return response;
     }
     Status outcome = hook ? hook(response.notify().script(), response.notify().pid()) : Status{};
@@ -154,7 +169,8 @@ Result<criu_rpc::Response> Session::converse(const criu_rpc::Request& request,
       while (sent) {
         auto last = receive(limit);
         if (!last) return std::unexpected(std::move(last).error());
-        if (last->type() != criu_rpc::NOTIFY) break;
+        answered_ = last->type() != criu_rpc::NOTIFY;
+        if (answered_) break;
         sent = send(answer);
       }
       return fail(std::move(outcome).error());

@@ -68,7 +68,7 @@ struct Version {
 
 class Session {
  public:
-  // Takes the worker over; it ends when the session does.
+  // Takes the worker over; it ends when the session does: by itself if it gave its final answer.
   Session(Fd socket, Fd worker_pidfd)
       : socket_(std::move(socket)), pidfd_(std::move(worker_pidfd)) {}
   ~Session();
@@ -85,6 +85,8 @@ class Session {
 
   // Ends the worker at once and waits until it is gone. Thread-safe.
   void kill_worker();
+  // For SIGSTOP and SIGCONT: a stopped worker does nothing more to the tasks. Thread-safe.
+  void signal_worker(int number);
 
   // After a failure: CRIU's own words for it (may be empty, then the log knows), and whether the
   // worker ended without an answer: it then may have left tasks in the middle of something.
@@ -102,6 +104,7 @@ class Session {
   Fd pidfd_;
   std::string criu_message_;
   bool worker_died_ = false;
+  bool answered_ = false;  // finally: the worker has nothing left to do but to exit
 };
 
 }  // namespace baton::criu

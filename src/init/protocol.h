@@ -74,6 +74,7 @@ enum class Op : std::uint32_t {
   Signal,        // a: number
   Kill,
   AdoptRestored,  // a: root pid, b: command pid
+  Unharmed,       // CRIU was killed, and the tree runs on as if nothing had happened
   Keep,           // + descriptor, held open until DieWithAgent 0 on this connection
 };
 

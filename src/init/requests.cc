@@ -116,6 +116,7 @@ bool Supervisor::execute(Connection& connection, const Request& request, int fd,
       reply->values[2] = lease_deadline_boot_ns_;
       return true;
     case Op::Start: return start(connection, fd, reply);
+    case Op::Unharmed: criu_was_killed_ = false; return true;
     case Op::LaunchCriu: launch_criu(connection, request); return false;
     case Op::SetLease:
       if (request.a < 0 || !set_lease(request.a))
@@ -249,12 +250,13 @@ void Supervisor::launch_criu(Connection& connection, const Request& request) {
     return answer(connection, reply);
   }
   *slot = pid;
+  criu_was_killed_ = false;
   answer(connection, reply, fds, 2);
 }
 
 // CRIU's pids come from the top of the range. Once the last worker is gone, the job's next ones
 // continue from where they were.
-void Supervisor::criu_ended(pid_t pid) {
+void Supervisor::criu_ended(pid_t pid, int status) {
   bool was_criu = false, others = false;
   for (pid_t& criu : criu_) {
     if (criu == pid) {
@@ -263,6 +265,7 @@ void Supervisor::criu_ended(pid_t pid) {
     }
     others = others || criu != 0;
   }
+  if (was_criu && WIFSIGNALED(status)) criu_was_killed_ = true;
   if (!was_criu || others || last_pid_before_criu_[0] == 0) return;
   if (pwrite(last_pid_fd_, last_pid_before_criu_, strlen(last_pid_before_criu_), 0) < 0)
     log_line("ns_last_pid <- %s: %s", last_pid_before_criu_, strerror(errno));

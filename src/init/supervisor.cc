@@ -95,17 +95,26 @@ void Supervisor::reap() {
   }
   // What root said before it ended must be known before its end is judged.
   if (start_fd_ >= 0) start_progressed();
+  bool ended = false;
+  int root_status = 0;
   for (;;) {
     int status = 0;
     const pid_t pid = waitpid(-1, &status, WNOHANG | __WALL);
-    if (pid <= 0) return;
-    criu_ended(pid);
-    if (pid == root_ && start_fd_ < 0) root_ended(status);
+    if (pid <= 0) break;
+    criu_ended(pid, status);
+    if (pid == root_ && start_fd_ < 0) {
+      ended = true;
+      root_status = status;
+    }
     exits_[next_exit_++ % kRememberedExits] = {pid, status};
   }
+  // Last: when CRIU was killed, which may be why the root ended, that has to be known by now.
+  if (ended) root_ended(root_status);
 }
 
-void Supervisor::root_ended(int status) { end("exited", code_of_status(status)); }
+void Supervisor::root_ended(int status) {
+  end(criu_was_killed_ ? "harmed" : "exited", code_of_status(status));
+}
 
 void Supervisor::end(const char* kind, int code) {
   // CRIU dies with the rest: whoever sees that has to see why.

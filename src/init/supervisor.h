@@ -47,7 +47,7 @@ class Supervisor {
   void start_progressed();
   void finish_start(const StartRecord& record);
   void launch_criu(Connection& connection, const Request& request);
-  void criu_ended(pid_t pid);
+  void criu_ended(pid_t pid, int status);
   bool adopt_restored(Connection& connection, pid_t root, pid_t command, Reply* reply);
   bool signal_command(int number, Reply* reply);
   bool set_lease(std::int64_t deadline_boot_ns);
@@ -70,6 +70,8 @@ class Supervisor {
   int command_pidfd_ = -1;
 
   pid_t criu_[kMostCriu] = {};
+  // A signal ended one, maybe in the middle of a call in the tree, and nobody has looked since.
+  bool criu_was_killed_ = false;
   char last_pid_before_criu_[32] = {};
   // Children that ended before anyone said that they were the root of a restored tree.
   Exit exits_[kRememberedExits];

@@ -49,8 +49,10 @@ class FakeSandbox : public agent::Sandbox {
   Status set_lease_deadline(std::int64_t deadline) override {
     std::lock_guard lock(mutex_);
     deadlines_.push_back(deadline);
+    told_.notify_all();
     return {};
   }
+  Status declare_unharmed() override { return {}; }
   Status set_die_with_agent(bool armed) override {
     std::lock_guard lock(mutex_);
     if (refuses_to_arm && armed) return fail(ErrorCode::Unavailable, "the sandbox has ended");
@@ -99,6 +101,10 @@ class FakeSandbox : public agent::Sandbox {
     std::lock_guard lock(mutex_);
     return deadlines_;
   }
+  bool wait_for_deadline() {
+    std::unique_lock lock(mutex_);
+    return told_.wait_for(lock, std::chrono::seconds(10), [&] { return !deadlines_.empty(); });
+  }
   bool dies_with_agent() const {
     std::lock_guard lock(mutex_);
     return dies_with_agent_;
@@ -112,6 +118,7 @@ class FakeSandbox : public agent::Sandbox {
   std::optional<agent::SandboxExit> exit_;
   std::vector<int> signals_;
   std::vector<std::int64_t> deadlines_;
+  std::condition_variable told_;
   bool dies_with_agent_ = false;
 };
 
@@ -166,6 +173,7 @@ class FakeSandboxHandle : public agent::Sandbox {
   Status set_lease_deadline(std::int64_t deadline) override {
     return real_->set_lease_deadline(deadline);
   }
+  Status declare_unharmed() override { return real_->declare_unharmed(); }
   Status set_die_with_agent(bool armed) override { return real_->set_die_with_agent(armed); }
   Result<std::unique_ptr<agent::SandboxGuard>> guard() override { return real_->guard(); }
   Status signal(int number) override { return real_->signal(number); }

@@ -284,6 +284,13 @@ TEST_F(IncarnationTest, AJobThatEndsDuringItsCheckpointHasEnded) {
   EXPECT_TRUE(gone());
 }
 
+// A renewal that comes while its sandbox is being made finds nobody to tell.
+TEST_F(IncarnationTest, ANewSandboxIsToldOfTheLeaseOfNow) {
+  EXPECT_EQ(result_of(start(1, spec())).failure(), pb::FAILURE_NONE);
+  ASSERT_TRUE(sandbox()->wait_for_deadline());
+  EXPECT_EQ(sandbox()->deadlines().front(), lease_.deadline_ns());
+}
+
 TEST_F(IncarnationTest, HeldUntilReleasedToKill) {
   result_of(start(1, spec()));
   sandbox()->print("before");

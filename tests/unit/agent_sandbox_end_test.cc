@@ -378,6 +378,42 @@ TEST_F(SandboxTest, ARestoredRootIsWaitedFor) {
   EXPECT_EQ(exit.code, 1) << "read(1) at the end of its input";
 }
 
+// A worker that is killed may have left the tree in the middle of a call of its own, of which the
+// command may die; only what ends of itself has a code to be reported.
+TEST_F(SandboxTest, AnEndAfterCriuWasKilledIsNoExitUntilTheTreeIsDeclaredUnharmed) {
+  CommandSpec command;
+  command.argv = {"/bin/sh", "-c", "trap 'exit 7' USR1; echo ready; while :; do sleep 0.01; done"};
+  enum class Way { Killed, KilledAndLookedAfter, KilledAndLaunchedAgain, EndedByItself };
+  for (Way way :
+       {Way::Killed, Way::KilledAndLookedAfter, Way::KilledAndLaunchedAgain, Way::EndedByItself}) {
+    SandboxSpec given = spec();
+    given.criu_prefix = fake_criu(folder_ / fmt::format("prefix{}", static_cast<int>(way)));
+    Sandbox* sandbox = run(command, given);
+    ASSERT_NE(sandbox, nullptr);
+    await_output(*sandbox, "ready");
+    auto worker = sandbox->launch_criu();
+    ASSERT_TRUE(worker);
+    char text[500] = {};
+    ASSERT_GT(::recv(worker->socket.get(), text, sizeof text - 1, 0), 0);
+    sys::PidFd process(std::move(worker->pidfd));
+    if (way == Way::EndedByItself)
+      worker->socket.reset();
+    else
+      ASSERT_TRUE(process.signal(SIGKILL));
+    ASSERT_TRUE(process.wait_ended(std::chrono::milliseconds(5000)));
+    if (way == Way::KilledAndLookedAfter) {
+      ASSERT_TRUE(sandbox->declare_unharmed());
+    }
+    if (way == Way::KilledAndLaunchedAgain) {
+      ASSERT_TRUE(sandbox->launch_criu());
+    }
+    ASSERT_TRUE(sandbox->signal(SIGUSR1));
+    const SandboxExit exit = await(*sandbox);
+    EXPECT_EQ(exit.kind, way == Way::Killed ? Kind::Harmed : Kind::Exited) << static_cast<int>(way);
+    EXPECT_EQ(exit.code, 7);
+  }
+}
+
 TEST_F(SandboxTest, ARestoredRootThatEndedAlreadyIsKnown) {
   SandboxSpec given = spec();
   given.criu_prefix = fake_criu(folder_ / "prefix");

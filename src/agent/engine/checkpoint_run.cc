@@ -1,5 +1,6 @@
 #include "agent/engine/checkpoint_run.h"
 
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/utsname.h>
@@ -68,6 +69,18 @@ pid_t pid_of(const Fd& pidfd) {
   return at == std::string::npos ? 0 : std::max(0, std::atoi(info->c_str() + at + 4));
 }
 
+// Nothing tells somebody else than a parent that a process has stopped.
+bool stands_still(pid_t pid) {
+  constexpr int looks = 50;
+  for (int look = 0; look < looks; ++look) {
+    auto state = sys::status_field(pid, "State");
+    if (!state) return false;
+    if (state->starts_with("T")) return true;
+    ::poll(nullptr, 0, 1);
+  }
+  return false;
+}
+
 std::string join(const std::set<std::string>& words) {
   std::string text;
   for (const auto& word : words) text += (text.empty() ? "" : ",") + word;
@@ -134,11 +147,8 @@ Status CheckpointRun::dump(const Hold& hold) {
   options.log_file = log_name;
   options.silence_limit = options_.criu_silence_limit;
   BATON_CHECK(choose_tier(processes, options));
-  FreezeWatch watch(hold ? std::chrono::milliseconds(0) : freeze_limit(processes), [&] {
-    if (!released_ && !can_be_let_go(roll_)) return false;
-    session.kill_worker();
-    return true;
-  });
+  FreezeWatch watch(hold ? std::chrono::milliseconds(0) : freeze_limit(processes),
+                    [&] { return let_go(session, worker_pid); });
   watch_ = &watch;
   BATON_TRY(when_stopped_,
             WhenStopped::create(sandbox_.images_directory(), [this] { note_while_stopped(); }));
@@ -180,6 +190,18 @@ Status CheckpointRun::choose_tier(const Processes& processes, criu::SessionOptio
                                     options);
   soft_dirty_->forget();
   return {};
+}
+
+// Looked at while CRIU stands still: else it may be in the middle of a call again when it is
+// killed.
+bool CheckpointRun::let_go(criu::Session& session, pid_t worker) {
+  session.signal_worker(SIGSTOP);
+  if (stands_still(worker) && (released_ || can_be_let_go(roll_))) {
+    session.kill_worker();
+    return true;
+  }
+  session.signal_worker(SIGCONT);
+  return false;
 }
 
 // What has to be written while the job stands still takes its time.
@@ -404,7 +426,11 @@ Error CheckpointRun::explain_failure(const Error& error, const criu::Session& se
   if (session.worker_died()) {
     // Before it was told to begin, CRIU touches nothing.
     std::string damage = freeze_started_ns_ != 0 ? find_damage(roll_) : std::string();
-    if (damage.empty()) return Error(error.code(), error.message() + "; the job was not harmed");
+    if (damage.empty()) {
+      if (auto told = sandbox_.declare_unharmed(); !told)
+        spdlog::debug("after CRIU's death: {}", told.error().message());
+      return Error(error.code(), error.message() + "; the job was not harmed");
+    }
     return Error(ErrorCode::Damaged,
                  fmt::format("{}, and left the job in a state that can't be trusted ({})",
                              error.message(), damage));

@@ -58,6 +58,7 @@ class CheckpointRun {
   std::chrono::milliseconds time_for(std::uint64_t bytes) const;
   PrivateFiles::Unforeseen unforeseen() const;
   Status dump(const Hold& hold);
+  bool let_go(criu::Session& session, pid_t worker);
   Status choose_tier(const Processes& processes, criu::SessionOptions& options);
   Status save_memory(bool held);
   Status while_frozen(const Hold& hold);

@@ -98,15 +98,19 @@ std::uint64_t waiting_at(pid_t tid) {
   return hex(pointer);
 }
 
+bool has_borrowed_mask(const std::string& blocked, const RollCall::Thread& before) {
+  constexpr int blocked_by_criu_at_least = 60;
+  return blocked != before.blocked_signals &&
+         __builtin_popcountll(hex(blocked)) >= blocked_by_criu_at_least;
+}
+
 std::string thread_damage(pid_t tid, const RollCall::Thread& before,
                           const std::vector<Range>& parasites) {
   auto state = sys::status_field(tid, "State");
   auto blocked = sys::status_field(tid, "SigBlk");
   if (!state || !blocked) return fmt::format("thread {} is gone", tid);
   if (state->starts_with("t")) return fmt::format("thread {} is still held", tid);
-  constexpr int blocked_by_criu_at_least = 60;
-  if (*blocked != before.blocked_signals &&
-      __builtin_popcountll(hex(*blocked)) >= blocked_by_criu_at_least)
+  if (has_borrowed_mask(*blocked, before))
     return fmt::format("thread {} was left with its signals blocked", tid);
   std::uint64_t at = waiting_at(tid);
   for (const auto& range : parasites)
@@ -176,13 +180,21 @@ bool can_be_let_go(const RollCall& before) {
     if (!process.code.empty() && read_memory(pid, process.code_address) != process.code)
       return false;
     auto borrowed = read_mappings(pid).parasites;
-    if (borrowed.empty()) continue;
+    const bool has_parasite = !borrowed.empty();
     borrowed.push_back({process.code_address, process.code_address + code_bytes});
     for (pid_t tid : sys::thread_ids(pid)) {
       auto state = sys::status_field(tid, "State");
-      // The leader finds back from the parasite's loop by itself; stopped in it, it does not.
-      if (!state || (tid == pid && !state->starts_with("t"))) continue;
-      if (!state->starts_with("t")) return false;
+      if (!state) continue;
+      if (!state->starts_with("t")) {
+        // The leader finds back from the parasite's loop by itself; stopped in it, it does not.
+        if (tid == pid || !has_parasite) continue;
+        return false;
+      }
+      auto blocked = sys::status_field(tid, "SigBlk");
+      auto thread = process.threads.find(tid);
+      if (blocked && thread != process.threads.end() && has_borrowed_mask(*blocked, thread->second))
+        return false;
+      if (!has_parasite) continue;
       std::uint64_t at = waiting_at(tid);
       for (const auto& range : borrowed)
         if (at >= range.start && at < range.end) return false;
