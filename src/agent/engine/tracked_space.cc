@@ -248,6 +248,7 @@ Result<PageSet> TrackedSpace::copy_frozen(pid_t pid, const sys::Pagemap& pagemap
   BATON_CHECK(resolve_markers(pid, query, regions_, pagemap));
   PageSet all = to_set(regions_);
   store_.forget(written);
+  store_.forget(intersect(all, file_mappings_));  // protected or not: see the header
   PageSet missing = store_.missing(all);
   MemoryReader reader(pid);
   std::vector<MemoryReader::Span> unreadable;

@@ -6,6 +6,12 @@
 // with the page or the mapping. So a page that is protected at the freeze has not changed since it
 // was copied. Everything else that is populated at the freeze is copied then, or, if its mapping is
 // not registered, left to CRIU, whose view is the exact complement (see criu/shim).
+//
+// Private file mappings are the exception: the kernel keeps the protection of a page that is
+// dropped there (MADV_DONTNEED) and gives it to the one that comes in its place. A write makes that
+// one a copy of the file's page first and takes the protection off second, in a fault of its own,
+// and a thread may be stopped in between. So what a process has of its own in such mappings (mostly
+// data of libraries) is copied in each freeze; content that is known already costs no room.
 #pragma once
 
 #include <sys/types.h>
