@@ -97,6 +97,7 @@ HoldVerdict Incarnation::await_release() {
       if (!order) continue;
       if (order->what_case() == pb::Order::kRelease) {
         releases_.push_back(order->order_id());
+        (void)fault("agent.release");
         moved_away_ = order->release().kill();
         return moved_away_ ? HoldVerdict::Kill : HoldVerdict::Resume;
       }

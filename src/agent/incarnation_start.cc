@@ -120,6 +120,7 @@ Status Incarnation::restore() {
   };
   Status status = bring_back();
   if (status) {
+    (void)fault("agent.restore.before_result");
     spdlog::info("{}: restored from checkpoint {} (fetched in {:.1f} ms, restored in {:.1f} ms)",
                  name(), origin.checkpoint, result.fetch_ms(), result.restore_ms());
     answer(origin.order_id, status, std::move(result));

@@ -22,6 +22,9 @@ std::string armed_faults() {
   return list ? list : "";
 }
 
+// Nothing tells of a change of the file's content everywhere it may be seen.
+constexpr std::chrono::milliseconds kLookAgain{5};
+
 std::string action_for(std::string_view point) {
   std::string list = armed_faults();
   std::string_view rest = list;
@@ -36,6 +39,13 @@ std::string action_for(std::string_view point) {
   return {};
 }
 
+void hold(std::string_view point) {
+  const char* path = std::getenv("BATON_FAULTS_FILE");
+  if (!path) return;
+  std::ofstream(fmt::format("{}.{}", path, point)).flush();
+  while (action_for(point) == "hold") std::this_thread::sleep_for(kLookAgain);
+}
+
 }  // namespace
 
 Status fault(std::string_view point) {
@@ -44,6 +54,7 @@ Status fault(std::string_view point) {
   std::string action = action_for(point);
   if (action.empty()) return {};
   if (action == "crash") raise(SIGKILL);
+  if (action == "hold") hold(point);
   if (action.starts_with("delay:"))
     std::this_thread::sleep_for(std::chrono::milliseconds(std::atol(action.c_str() + 6)));
   if (action == "errors") return fail(ErrorCode::Internal, fmt::format("injected fault {}", point));
