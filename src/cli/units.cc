@@ -55,6 +55,16 @@ Result<std::int64_t> parse_duration_ms(std::string_view text) {
   return static_cast<std::int64_t>(std::llround(ms));
 }
 
+Result<std::uint32_t> parse_limit_ms(std::string_view option, std::string_view text) {
+  if (text.empty()) return 0;
+  auto ms = parse_duration_ms(text);
+  if (!ms) return fail(std::move(ms).error().context(option));
+  if (*ms < 1 || *ms > std::numeric_limits<std::uint32_t>::max())
+    return fail(ErrorCode::InvalidArgument,
+                fmt::format("{} {}: it must be more than 0 and at most 49d", option, text));
+  return static_cast<std::uint32_t>(*ms);
+}
+
 Result<std::uint64_t> parse_size_bytes(std::string_view text) {
   static const std::map<std::string_view, int> kShifts = {
       {"", 0},   {"B", 0},    {"K", 10}, {"KB", 10},  {"KiB", 10}, {"k", 10},

@@ -11,6 +11,8 @@ namespace baton::cli {
 
 // "500ms", "1s", "2m", "1.5h", "1d". A bare number has no unit and is refused, except 0.
 Result<std::int64_t> parse_duration_ms(std::string_view text);
+// A limit given as an option of that name: more than 0 and at most 49 days; "" is none, and 0.
+Result<std::uint32_t> parse_limit_ms(std::string_view option, std::string_view text);
 // "4096", "64MiB", "64M", "1G", "1.5GiB": K, M, G and T are powers of 1024.
 Result<std::uint64_t> parse_size_bytes(std::string_view text);
 // "TERM", "SIGTERM", "15".

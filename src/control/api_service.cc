@@ -184,7 +184,11 @@ grpc::ServerUnaryReactor* ApiService::Migrate(Call* call, const v1::MigrateReque
   return answer([this, call, request, reply](std::stop_token stop) -> Status {
     BATON_TRY(JobId id, own_job(call, request->job()));
     Loop::Request pending(context_.loop);
-    core::UserMigrate input{pending.id(), id, NodeId(request->to())};
+    core::UserMigrate input{
+        pending.id(),
+        id,
+        NodeId(request->to()),
+        {.deadline_ms = request->deadline_ms(), .max_downtime_ms = request->max_downtime_ms()}};
     return finish_move(call, pending, id, input, stop, *reply);
   });
 }
@@ -290,8 +294,9 @@ Status ApiService::change_node(const core::Input& input, const std::string& name
 grpc::ServerUnaryReactor* ApiService::Drain(Call*, const v1::DrainRequest* request,
                                             v1::Node* reply) {
   return answer([this, request, reply](std::stop_token stop) {
-    return change_node(core::DrainNode{0, NodeId(request->node()), request->cancel()},
-                       request->node(), stop, *reply);
+    return change_node(
+        core::DrainNode{0, NodeId(request->node()), request->cancel(), request->deadline_ms()},
+        request->node(), stop, *reply);
   });
 }
 

@@ -20,6 +20,7 @@ void for_each_deadline(const Job& job, Visitor&& visit) {
   if (job.stop_kill_at) visit(*job.stop_kill_at);
   if (job.finish_at) visit(*job.finish_at);
   if (job.move && job.move->deadline) visit(*job.move->deadline);
+  if (job.move && job.move->give_up_at) visit(*job.move->give_up_at);
   visit(job.retry_at);
   visit(job.kill_again_at);
   visit(job.standby_retry_at);
@@ -91,6 +92,7 @@ std::vector<Output> Cluster::Impl::apply(const Input& input, TimeMs now) {
 void Cluster::Impl::advance() {
   for (auto& [id, node] : nodes_) {
     if (!node.record.lost && node.lease_end <= now_) node_lost(node);
+    if (node.drain_until && *node.drain_until <= now_) drain_is_over(node);
   }
   for (auto& [id, job] : jobs_) {
     for_each_deadline(job, [&](TimeMs at) {
@@ -115,6 +117,7 @@ TimeMs Cluster::Impl::next_deadline() const {
   };
   for (const auto& [id, node] : nodes_) {
     if (!node.record.lost) consider(node.lease_end);
+    if (node.drain_until) consider(*node.drain_until);
   }
   for (const auto& [id, job] : jobs_) for_each_deadline(job, consider);
   return next;

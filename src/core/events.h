@@ -31,6 +31,7 @@ inline constexpr const char* kNodeUp = "node-up";
 inline constexpr const char* kNodeLost = "node-lost";
 inline constexpr const char* kNodeDrain = "node-drain";
 inline constexpr const char* kNodeDrained = "node-drained";
+inline constexpr const char* kDrainOver = "drain-over";  // by its deadline
 inline constexpr const char* kNodeCordon = "node-cordon";
 inline constexpr const char* kNodeUncordon = "node-uncordon";
 inline constexpr const char* kOverload = "overload";

@@ -33,6 +33,7 @@ struct Node {
   TimeMs settle_until = 0;          // after a move for overload: let the figures follow first
   std::set<IncarnationKey> ending;  // Kill or Release{kill} without an answer
   std::set<JobId> dropping;         // StageCheckpoint{0} without an answer
+  std::optional<TimeMs> drain_until;
   // Each is told once per episode.
   bool overload_told = false;
   bool no_target_told = false;
@@ -73,6 +74,8 @@ struct Move {
   Rounds rounds;
   bool freeze_sent = false;
   std::optional<TimeMs> deadline;  // of the order under way
+  std::optional<TimeMs> give_up_at;
+  std::uint32_t max_downtime_ms = 0;  // 0: any
   // For the timing.
   double detect_ms = 0;
   TimeMs fired_at = 0;
@@ -129,6 +132,8 @@ struct Job {
   TimeMs move_again_at = 0;
   std::uint32_t move_failures = 0;
   bool stuck_told = false;  // "cannot be moved because", once per episode
+
+  double restore_ms = 0;  // what its last restore took; 0: not known
 
   // Copies on other nodes; see staging.cc.
   std::map<NodeId, Staged> staged;
@@ -227,6 +232,7 @@ class Cluster::Impl {
   bool finish_rounds(Job& job);  // of a planned move; true: nothing more is to be staged
   void begin_round(Job& job);
   void round_over(Job& job);
+  double expected_downtime_ms(const Job& job) const;
   void drive_standby(Job& job);
   bool may_stand_by(const Job& job, const NodeId& id) const;
   void look_for_standbys(const Node& node);  // it became fit to be one, or unfit
@@ -280,6 +286,7 @@ class Cluster::Impl {
   // On the node, at rest and not known to be impossible to checkpoint (told once, if so).
   bool may_move(Job& job, const Node& node, const std::string& because);
   std::uint32_t moves_from(const NodeId& id) const;
+  void drain_is_over(Node& node);
 
   Config config_;
   std::map<JobId, Job> jobs_;

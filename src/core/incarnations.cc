@@ -338,7 +338,7 @@ void Cluster::Impl::promote(Job& job, const OrderDone* done) {
   move.restored = attempt.from;
   if (done != nullptr) {
     move.transfer_ms += done->fetch_ms;
-    move.restore_ms = done->restore_ms;
+    move.restore_ms = job.restore_ms = done->restore_ms;
   }
   if (move.held_at != 0)
     move.transfer_ms += static_cast<double>(move.held_at - move.freeze_sent_at);

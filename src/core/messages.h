@@ -111,11 +111,17 @@ struct ImportJob {
   RequestId request = 0;
   JobRecord job;
 };
+// Past one of them a move is given up, which leaves the job where it was. 0: none.
+struct MoveLimits {
+  std::uint32_t deadline_ms = 0;      // from the request until the job runs on the target
+  std::uint32_t max_downtime_ms = 0;  // looked at before the freeze (expected) and once in it
+};
 // Reply, then MoveFinished.
 struct UserMigrate {
   RequestId request = 0;
   JobId job;
   NodeId to;
+  MoveLimits limits;
 };
 // Rolls a job that runs back, revives one that has ended. 0: the newest. Reply, then MoveFinished.
 struct UserRestore {
@@ -145,10 +151,13 @@ struct RemoveJob {
   JobId job;
   bool force = false;
 };
+// `deadline_ms` 0: it lasts until it is cancelled. Else, what has not left the node by then stays,
+// and the node is cordoned. A restart of the controller forgets the deadline, not the drain.
 struct DrainNode {
   RequestId request = 0;
   NodeId node;
   bool cancel = false;
+  std::uint32_t deadline_ms = 0;
 };
 struct CordonNode {
   RequestId request = 0;

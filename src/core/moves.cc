@@ -84,6 +84,8 @@ void Cluster::Impl::drive_planned(Job& job) {
     job.asked = Job::Asked::Nothing;  // if it succeeds after all, a heartbeat will say held
     if (move.failure.empty()) move.failure = "freezing it took too long";
   }
+  if (move.give_up_at && *move.give_up_at <= now_ && move.failure.empty())
+    move.failure = "it was not done in the time it was given";
   const bool held = job.r.current && (job.r.current->state == IncarnationState::Held ||
                                       planted(Bug::LaunchBesideSource));
   if (!move.failure.empty()) {
@@ -111,6 +113,12 @@ void Cluster::Impl::drive_planned(Job& job) {
       move.decided_at = now_;
     }
     if (!finish_rounds(job)) return;
+    if (const double expected = expected_downtime_ms(job);
+        move.max_downtime_ms != 0 && expected > move.max_downtime_ms) {
+      move.failure = fmt::format("it would stand still for about {:.0f} ms, more than {} ms",
+                                 expected, move.max_downtime_ms);
+      return drive_planned(job);
+    }
     move.freeze_sent = true;
     move.freeze_sent_at = now_;
     move.stage_ms = static_cast<double>(now_ - move.decided_at);
@@ -118,6 +126,12 @@ void Cluster::Impl::drive_planned(Job& job) {
     job.asked = Job::Asked::Freeze;
     out(FreezeIncarnation{job.r.current->node, job.id(), job.r.current->generation});
     return;
+  }
+  const double down_ms = static_cast<double>(now_ - move.down_since.value_or(now_));
+  if (move.max_downtime_ms != 0 && down_ms + job.restore_ms > move.max_downtime_ms) {
+    move.failure = fmt::format("it stood still for {:.0f} ms already, of {} ms at most", down_ms,
+                               move.max_downtime_ms);
+    return drive_planned(job);
   }
   // The target chosen at the start may have changed meanwhile; the checkpoint is known only now.
   CheckpointNumber number = move.pinned.value != 0 ? move.pinned : move.frozen_checkpoint;

@@ -28,12 +28,31 @@ void Cluster::Impl::run_policies(Node& node) {
     node.about_to_fail_told = false;
     if (node.record.draining) evacuate(node, Cause::Drain, config_.drain_parallel);
   }
-  if (node.record.draining && !node.drained_told && jobs_on(node.id()) == 0) {
-    node.drained_told = true;
-    tell(event::kNodeDrained, nullptr, node.id(),
-         fmt::format("{}: drained, no job is left", node.id()));
+  if (node.record.draining && jobs_on(node.id()) == 0) {
+    node.drain_until.reset();
+    if (!std::exchange(node.drained_told, true)) {
+      tell(event::kNodeDrained, nullptr, node.id(),
+           fmt::format("{}: drained, no job is left", node.id()));
+    }
   }
   if (node.has_sample) relieve(node);
+}
+
+// Its time is up. What moves now is undone by its own deadline, which is the same.
+void Cluster::Impl::drain_is_over(Node& node) {
+  node.drain_until.reset();
+  if (!node.record.draining) return;
+  node.record.draining = false;
+  node.record.cordoned = true;
+  save(node);
+  std::string left;
+  for (const auto& [id, job] : jobs_) {
+    if (!job.r.current || job.r.current->node != node.id()) continue;
+    left += (left.empty() ? "" : ", ") + job.name();
+  }
+  tell(event::kDrainOver, nullptr, node.id(),
+       fmt::format("{}: its drain ran out of time and ended; left on it: {}", node.id(),
+                   left.empty() ? "nothing" : left));
 }
 
 void Cluster::Impl::watch_overload(Node& node) {
@@ -94,7 +113,9 @@ void Cluster::Impl::evacuate(Node& node, Cause cause, std::uint32_t parallel) {
     request.preferred = job.standby;
     const Placement placement = place_job(request);
     if (placement.node) {
-      start_move(job, Move{.cause = cause, .to = *placement.node, .fired_at = now_}, because);
+      Move move{.cause = cause, .to = *placement.node, .fired_at = now_};
+      if (drain) move.give_up_at = node.drain_until;
+      start_move(job, std::move(move), because);
     } else if (!job.stuck_told) {
       job.stuck_told = true;
       tell(event::kNoTarget, &job, node.id(),

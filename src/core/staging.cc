@@ -79,17 +79,30 @@ void Cluster::Impl::begin_round(Job& job) {
   out(TakeCheckpoint{job.r.current->node, job.id(), job.r.current->generation});
 }
 
+// What is left after the last round takes about as long as that did; then it is restored. 0: there
+// was no round to tell.
+double Cluster::Impl::expected_downtime_ms(const Job& job) const {
+  const Rounds& rounds = job.move->rounds;
+  return rounds.finished == 0 ? 0 : static_cast<double>(rounds.last_ms) + job.restore_ms;
+}
+
 void Cluster::Impl::round_over(Job& job) {
   Move& move = *job.move;
   Rounds& rounds = move.rounds;
   const TimeMs before_ms = std::exchange(rounds.last_ms, now_ - rounds.began);
   ++rounds.finished;
   const bool second = rounds.finished == 1 && move.pinned.value == 0;
-  const bool short_enough = rounds.last_ms <= TimeMs{config_.stage_short_ms};
+  const bool short_enough = move.max_downtime_ms != 0
+                                ? expected_downtime_ms(job) <= move.max_downtime_ms
+                                : rounds.last_ms <= TimeMs{config_.stage_short_ms};
+  const std::uint32_t most = config_.stage_rounds * (move.max_downtime_ms != 0 ? 4 : 1);
+  // What comes after the next round takes as long again.
+  const bool in_time = !move.give_up_at || now_ + 2 * rounds.last_ms < *move.give_up_at;
   const bool stuck = rounds.finished > 2 && static_cast<double>(rounds.last_ms) >
                                                 kWorthIt * static_cast<double>(before_ms);
-  const bool more = second || (move.pinned.value == 0 && !short_enough && !stuck &&
-                               rounds.finished < config_.stage_rounds);
+  const bool more =
+      in_time &&
+      (second || (move.pinned.value == 0 && !short_enough && !stuck && rounds.finished < most));
   rounds.step = more ? Rounds::Step::Idle : Rounds::Step::Done;
   move.deadline.reset();
 }
@@ -185,10 +198,15 @@ void Cluster::Impl::stage_done(const OrderDone& done) {
     const bool first = found->second.ready.value == 0;
     found->second.ready = done.checkpoint;
     if (moving) {
+      const TimeMs took_ms = now_ - job->move->rounds.began;
+      const std::string expected = job->restore_ms > 0
+                                       ? fmt::format("; expected downtime {:.0f} ms",
+                                                     static_cast<double>(took_ms) + job->restore_ms)
+                                       : std::string();
       tell(event::kStaged, job, done.node,
-           fmt::format("{}: round {}: {} of checkpoint {} brought to {} in {} ms", job->name(),
+           fmt::format("{}: round {}: {} of checkpoint {} brought to {} in {} ms{}", job->name(),
                        job->move->rounds.finished + 1, mebibytes(done.fetched_bytes),
-                       done.checkpoint.value, done.node, now_ - job->move->rounds.began),
+                       done.checkpoint.value, done.node, took_ms, expected),
            done.checkpoint);
     } else if (first && job->standby == done.node) {
       tell(event::kStaged, job, done.node,

@@ -106,6 +106,8 @@ void Cluster::Impl::on(const UserMigrate& input) {
   reply(input.request, {});
   Move move{.cause = Cause::User, .to = *placement.node, .only = input.to, .fired_at = now_};
   if (input.request != 0) move.requests.push_back(input.request);
+  if (input.limits.deadline_ms != 0) move.give_up_at = now_ + input.limits.deadline_ms;
+  move.max_downtime_ms = input.limits.max_downtime_ms;
   start_move(*find(input.job), std::move(move), "a user asked for it");
 }
 
@@ -240,6 +242,8 @@ void Cluster::Impl::on(const DrainNode& input) {
   Node* node = find(input.node);
   if (node == nullptr) return reply(input.request, unknown_node(input.node));
   reply(input.request, {});
+  node->drain_until.reset();
+  if (!input.cancel && input.deadline_ms != 0) node->drain_until = now_ + input.deadline_ms;
   if (node->record.draining == !input.cancel) return;
   node->record.draining = !input.cancel;
   node->drained_told = false;

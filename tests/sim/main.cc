@@ -95,7 +95,7 @@ class Simulation {
       case 0:
       case 1:
       case 2:
-      case 3: return control_.apply(core::UserMigrate{request, job, anywhere});
+      case 3: return control_.apply(core::UserMigrate{request, job, anywhere, some_limits()});
       case 4:
       case 5:
         return control_.apply(core::UserRestore{
@@ -107,7 +107,9 @@ class Simulation {
             core::UserStop{request, job, static_cast<std::uint32_t>(rng.between(0, 5000))});
       case 8: return control_.apply(core::UserKill{request, job, rng.chance(0.5) ? 9 : 15});
       case 9: return control_.apply(core::RemoveJob{request, job, rng.chance(0.2)});
-      case 10: return control_.apply(core::DrainNode{request, some_node(), rng.chance(0.5)});
+      case 10:
+        return control_.apply(
+            core::DrainNode{request, some_node(), rng.chance(0.5), some_limits().deadline_ms});
       case 11: return control_.apply(core::CordonNode{request, some_node()});
       case 12:
       case 13: return control_.apply(core::UncordonNode{request, some_node()});
@@ -116,6 +118,14 @@ class Simulation {
       case 16: some_agent().traits.about_to_fail = rng.chance(0.3); return;
       default: return submit();
     }
+  }
+
+  core::MoveLimits some_limits() {
+    Rng& rng = kernel_.rng;
+    core::MoveLimits limits;
+    if (rng.chance(0.3)) limits.deadline_ms = static_cast<std::uint32_t>(rng.between(1, 20'000));
+    if (rng.chance(0.3)) limits.max_downtime_ms = static_cast<std::uint32_t>(rng.between(1, 2'000));
+    return limits;
   }
 
   void submit() {

@@ -116,6 +116,150 @@ TEST_F(StagingTest, RoundsThatDoNotGetShorterEnd) {
   EXPECT_EQ(rounds, 3);
 }
 
+// ------------------------------------------------------------------ limits of a move
+
+class LimitsTest : public StagingTest {
+ protected:
+  void SetUp() override {
+    up("node-1");
+    up("node-2");
+    run("node-1", 1);
+  }
+  void migrate_within(MoveLimits limits) {
+    apply(UserMigrate{.request = 2, .job = JobId(1), .to = NodeId("node-2"), .limits = limits});
+  }
+  // One that takes so long, checkpoint and all.
+  void round(TimeMs ms) {
+    if (one<TakeCheckpoint>()) checkpointed(++newest_);
+    pass(ms, {"node-1", "node-2"});
+    staged("node-2", newest_);
+  }
+  void expect_undone(const std::string& why) {
+    ASSERT_EQ(moves.size(), 1u);
+    EXPECT_FALSE(moves[0].timing.ok);
+    EXPECT_NE(moves[0].timing.error.find(why), std::string::npos) << moves[0].timing.error;
+    EXPECT_EQ(job().state, JobState::Running);
+    EXPECT_EQ(job().current->node, NodeId("node-1"));
+    EXPECT_EQ(job().current->generation, Generation(1));
+  }
+  std::uint64_t newest_ = 1;
+};
+
+TEST_F(LimitsTest, ADeadlineThatPassesDuringARoundLeavesTheJobAsItIs) {
+  migrate_within({.deadline_ms = 10'000});
+  pass(9'000, {"node-1", "node-2"});
+  EXPECT_TRUE(moves.empty());
+  pass(1'200, {"node-1", "node-2"});
+  expect_undone("not done in the time");
+}
+
+TEST_F(LimitsTest, ADeadlineThatPassesWhileItIsHeldResumesIt) {
+  migrate_within({.deadline_ms = 3'000});
+  round(100);
+  round(100);
+  ASSERT_TRUE(one<FreezeIncarnation>());
+  frozen("node-1", 1, ++newest_);
+  ASSERT_TRUE(one<RestoreIncarnation>());
+  pass(3'000, {"node-1", "node-2"});
+  EXPECT_TRUE(job().attempt) << "the target must be known not to run it before the source does";
+  done(OrderKind::Kill, "node-2", 2);
+  const auto release = one<ReleaseIncarnation>();
+  ASSERT_TRUE(release);
+  EXPECT_FALSE(release->kill);
+  done(OrderKind::Release, "node-1", 1);
+  expect_undone("not done in the time");
+}
+
+TEST_F(LimitsTest, ADeadlineThatPassesWhileItIsBeingFrozenResumesItOnceItIs) {
+  migrate_within({.deadline_ms = 1'000});
+  round(100);
+  round(100);
+  ASSERT_TRUE(one<FreezeIncarnation>());
+  pass(1'200, {"node-1", "node-2"});
+  EXPECT_TRUE(moves.empty());
+  frozen("node-1", 1, ++newest_);
+  EXPECT_FALSE(one<RestoreIncarnation>());
+  EXPECT_TRUE(one<ReleaseIncarnation>());
+  done(OrderKind::Release, "node-1", 1);
+  expect_undone("not done in the time");
+}
+
+TEST_F(LimitsTest, ThereIsNoFurtherRoundWhenItWouldPassTheDeadline) {
+  migrate_within({.deadline_ms = 3'740});
+  round(1'000);
+  round(900);
+  EXPECT_FALSE(one<FreezeIncarnation>()) << "1840 ms are left for two times 900";
+  round(620);
+  EXPECT_TRUE(one<FreezeIncarnation>()) << "1220 ms are left for two times 620";
+}
+
+TEST_F(LimitsTest, ItIsNotFrozenWhenItIsExpectedToStandStillForTooLong) {
+  migrate_within({.max_downtime_ms = 500});
+  for (int n = 0; n < 8 && moves.empty(); ++n) {
+    ASSERT_FALSE(one<FreezeIncarnation>());
+    round(1'000);
+  }
+  expect_undone("stand still for about 1000 ms, more than 500 ms");
+}
+
+TEST_F(LimitsTest, MoreRoundsAreMadeUntilItIsExpectedToBeShortEnough) {
+  migrate_within({.max_downtime_ms = 120});
+  TimeMs ms = 4'000;
+  int rounds = 0;
+  for (; rounds < 16 && !one<FreezeIncarnation>(); ++rounds, ms = ms * 6 / 10) round(ms);
+  ASSERT_TRUE(one<FreezeIncarnation>());
+  EXPECT_EQ(rounds, 8) << "4000 * 0.6^7 = 111";
+  frozen("node-1", 1, ++newest_);
+  EXPECT_TRUE(one<RestoreIncarnation>());
+}
+
+TEST_F(LimitsTest, ItGoesOnWhereItWasWhenShippingTookTooLong) {
+  migrate_within({.max_downtime_ms = 500});
+  round(100);
+  round(100);
+  ASSERT_TRUE(one<FreezeIncarnation>());
+  commit(++newest_);
+  apply(OrderDone{.kind = OrderKind::Freeze,
+                  .job = JobId(1),
+                  .generation = Generation(1),
+                  .node = NodeId("node-1"),
+                  .checkpoint = CheckpointNumber(newest_),
+                  .frozen_for_ms = 600});
+  EXPECT_FALSE(one<RestoreIncarnation>());
+  EXPECT_TRUE(one<ReleaseIncarnation>());
+  done(OrderKind::Release, "node-1", 1);
+  expect_undone("stood still for 600 ms already");
+}
+
+TEST_F(LimitsTest, ADrainEndsWithItsTimeAndTheNodeIsCordoned) {
+  apply(DrainNode{.request = 3, .node = NodeId("node-1"), .deadline_ms = 5'000});
+  EXPECT_TRUE(one<StageCheckpoint>());
+  pass(4'800, {"node-1", "node-2"});
+  EXPECT_TRUE(moves.empty());
+  pass(600, {"node-1", "node-2"});
+  expect_undone("not done in the time");
+  EXPECT_TRUE(told(event::kDrainOver, "left on it: loop"));
+  EXPECT_FALSE(cluster().find_node(NodeId("node-1"))->draining);
+  EXPECT_TRUE(cluster().find_node(NodeId("node-1"))->cordoned);
+  pass(60'000, {"node-1", "node-2"});
+  EXPECT_EQ(moves.size(), 1u) << "it was tried again";
+}
+
+TEST_F(LimitsTest, ADrainThatIsDoneInTimeGoesOn) {
+  apply(DrainNode{.request = 3, .node = NodeId("node-1"), .deadline_ms = 5'000});
+  round(100);
+  round(100);
+  frozen("node-1", 1, ++newest_);
+  done(OrderKind::Restore, "node-2", 2);
+  done(OrderKind::Release, "node-1", 1);
+  lists["node-1"].clear();
+  lists["node-2"] = {{JobId(1), Generation(2)}};
+  pass(6'000, {"node-1", "node-2"});
+  EXPECT_TRUE(told(event::kNodeDrained));
+  EXPECT_FALSE(told(event::kDrainOver));
+  EXPECT_TRUE(cluster().find_node(NodeId("node-1"))->draining);
+}
+
 TEST_F(StagingTest, CheckpointsTakenMeanwhileDoNotProlongARound) {
   up("node-1");
   up("node-2");

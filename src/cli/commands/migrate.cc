@@ -5,6 +5,7 @@
 #include "cli/moved.h"
 #include "cli/session.h"
 #include "cli/terminal.h"
+#include "cli/units.h"
 
 namespace baton::cli {
 namespace {
@@ -12,6 +13,7 @@ namespace {
 struct Options {
   std::string job;
   std::string to;
+  std::string deadline, max_downtime;
   bool dry_run = false;
   bool json = false;
 };
@@ -36,6 +38,10 @@ Result<int> migrate(Session& session, const Options& options) {
   v1::MigrateRequest request;
   request.mutable_job()->set_name_or_id(options.job);
   request.set_to(options.to);
+  BATON_TRY(const auto deadline_ms, parse_limit_ms("--deadline", options.deadline));
+  BATON_TRY(const auto max_downtime_ms, parse_limit_ms("--max-downtime", options.max_downtime));
+  request.set_deadline_ms(deadline_ms);
+  request.set_max_downtime_ms(max_downtime_ms);
   if (options.dry_run) return show_plan(session, request, options.json);
   BATON_TRY(const v1::MoveReply reply, session.call_long(&v1::Api::Stub::Migrate, request));
   return report_move(reply, options.json);
@@ -51,6 +57,13 @@ void add_migrate(Program& program) {
       "When anything fails it goes on where it was.");
   command->add_option("JOB", options->job, "Name or id.")->required();
   command->add_option("--to", options->to, "Target node. Default: the controller chooses.");
+  command->add_option("--deadline", options->deadline,
+                      "Give up, and go on where it was, when it does not run there in time, such "
+                      "as 60s. Default: never.");
+  command->add_option("--max-downtime", options->max_downtime,
+                      "Do not freeze it before it can be expected to stand still for so long at "
+                      "most, such as 300ms, and let it go on where it was if shipping takes "
+                      "longer. Default: any.");
   command->add_flag("--dry-run", options->dry_run,
                     "Say where it would go, and why not elsewhere; move nothing.");
   command->add_flag("--json", options->json, "As JSON.");
