@@ -152,7 +152,7 @@ Status Agent::prepare() {
   BATON_CHECK_CTX(remove_scratch(options_.data / "scratch"), "earlier preflights");
   sampler_ = std::make_unique<Sampler>(
       sys::MetricsSources{.data = options_.data, .node_cgroup = options_.node_cgroup}, health_);
-  link_ = connect_controller(*dialer_);
+  link_ = connect_controller(*dialer_, options_.bandwidth);
   lease_transport_ = connect_lease(*dialer_);
   EngineOptions engine;
   engine.cache_directory = options_.data / "base-cache";
@@ -341,6 +341,11 @@ void add_options(CLI::App& app, AgentOptions& options) {
   app.add_option("--standby-limit", options.standby_limit_bytes,
                  "Most that this node keeps of checkpoints of jobs that run elsewhere, such as "
                  "20GB. Default: until 5 % of the disk are left")
+      ->transform(CLI::AsSizeValue(false));
+  app.add_option("--bandwidth", options.bandwidth,
+                 "Most that checkpoints may take of the network, in bytes per second and in each "
+                 "direction, such as 50MB. A job that stands still for one does not wait. "
+                 "Default: no limit")
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--log-level", options.log_level, "trace, debug, info, warn or error")
       ->capture_default_str();

@@ -1,6 +1,7 @@
 #include "agent/controller_link.h"
 
 #include "agent/transfer.h"
+#include "base/clock.h"
 #include "wire/channel.h"
 #include "wire/status.h"
 #include "wire/text.h"
@@ -14,8 +15,10 @@ constexpr std::chrono::seconds kCallTimeout{10};
 
 class GrpcControllerLink : public ControllerLink {
  public:
-  explicit GrpcControllerLink(std::shared_ptr<grpc::Channel> channel)
-      : stub_(pb::Cluster::NewStub(channel)) {}
+  GrpcControllerLink(std::shared_ptr<grpc::Channel> channel, std::uint64_t bytes_per_second)
+      : stub_(pb::Cluster::NewStub(channel)),
+        up_(bytes_per_second, boot_time_ns),
+        down_(bytes_per_second, boot_time_ns) {}
 
   Result<std::uint64_t> ship_output(JobId job, Generation generation, std::uint64_t offset,
                                     std::string data, CancelToken& cancel) override {
@@ -34,7 +37,9 @@ class GrpcControllerLink : public ControllerLink {
   Result<UploadResult> upload(const pb::UploadHeader& header,
                               const std::filesystem::path& directory,
                               const std::atomic<bool>& superseded, CancelToken& cancel) override {
-    return upload_checkpoint(*stub_, header, directory, superseded, cancel);
+    // A job that stands still for it does not wait.
+    return upload_checkpoint(*stub_, header, directory, superseded, cancel,
+                             header.hold() ? nullptr : &up_);
   }
 
   Result<Download> download(const pb::DownloadRequest& request,
@@ -42,7 +47,9 @@ class GrpcControllerLink : public ControllerLink {
                             const std::filesystem::path& reuse,
                             const std::function<bool(const pb::Checkpoint&)>& have_it,
                             CancelToken& cancel) override {
-    return download_checkpoint(*stub_, request, directory, reuse, have_it, cancel);
+    // Nor does one that is to be restored; generation 0 is a copy in advance.
+    return download_checkpoint(*stub_, request, directory, reuse, have_it, cancel,
+                               request.generation() != 0 ? nullptr : &down_);
   }
 
   Status report_exit(const pb::ExitReport& original, CancelToken& cancel) override {
@@ -73,12 +80,14 @@ class GrpcControllerLink : public ControllerLink {
   }
 
   std::unique_ptr<pb::Cluster::Stub> stub_;
+  Throttle up_, down_;
 };
 
 }  // namespace
 
-std::unique_ptr<ControllerLink> connect_controller(const wire::Dialer& dialer) {
-  return std::make_unique<GrpcControllerLink>(dialer.open());
+std::unique_ptr<ControllerLink> connect_controller(const wire::Dialer& dialer,
+                                                   std::uint64_t bytes_per_second) {
+  return std::make_unique<GrpcControllerLink>(dialer.open(), bytes_per_second);
 }
 
 pb::FailureKind failure_kind(const Error& error) {

@@ -61,8 +61,10 @@ class ControllerLink {
   virtual Status report_checkpoint(const pb::CheckpointReport& report, CancelToken& cancel) = 0;
 };
 
-// Over a connection of its own.
-std::unique_ptr<ControllerLink> connect_controller(const wire::Dialer& dialer);
+// Over a connection of its own. Checkpoints for which no job waits take `bytes_per_second` at most
+// in each direction; 0: all there is.
+std::unique_ptr<ControllerLink> connect_controller(const wire::Dialer& dialer,
+                                                   std::uint64_t bytes_per_second);
 
 // How an error is told to the controller.
 pb::FailureKind failure_kind(const Error& error);

@@ -17,6 +17,7 @@ struct AgentOptions {
   std::string node_cgroup;            // below the hierarchies' mount points; "": this process's own
   bool kill_jobs_on_exit = false;
   std::uint64_t standby_limit_bytes = 0;  // 0: what the disk allows
+  std::uint64_t bandwidth = 0;  // bytes per second for checkpoints nobody waits for; 0: no limit
   std::string log_level = "info";
 };
 

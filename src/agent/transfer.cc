@@ -44,8 +44,12 @@ grpc::WriteOptions more_follows() { return grpc::WriteOptions().set_buffer_hint(
 class Uploader {
  public:
   Uploader(pb::Cluster::Stub& stub, const fs::path& directory, const std::atomic<bool>& superseded,
-           CancelToken& cancel)
-      : stub_(stub), directory_(directory), superseded_(superseded), cancel_(cancel) {}
+           CancelToken& cancel, Throttle* throttle)
+      : stub_(stub),
+        directory_(directory),
+        superseded_(superseded),
+        cancel_(cancel),
+        throttle_(throttle) {}
 
   Result<UploadResult> run(const pb::UploadHeader& header) {
     UploadResult result;
@@ -122,6 +126,7 @@ class Uploader {
         part.set_xxh3_128(file.xxh3_128);
         part.set_last(true);
       }
+      if (throttle_) throttle_->pass(data.size(), superseded_, cancel_);
       BATON_CHECK(write(message, more_follows()));
       part.clear_path();
       part.clear_size();
@@ -140,6 +145,7 @@ class Uploader {
   const fs::path& directory_;
   const std::atomic<bool>& superseded_;
   CancelToken& cancel_;
+  Throttle* const throttle_;
   std::set<std::string> in_store_;
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientWriter<pb::UploadPart>> stream_;
@@ -216,15 +222,17 @@ class Downloader {
 
 Result<UploadResult> upload_checkpoint(pb::Cluster::Stub& stub, const pb::UploadHeader& header,
                                        const fs::path& directory,
-                                       const std::atomic<bool>& superseded, CancelToken& cancel) {
-  return Uploader(stub, directory, superseded, cancel).run(header);
+                                       const std::atomic<bool>& superseded, CancelToken& cancel,
+                                       Throttle* throttle) {
+  return Uploader(stub, directory, superseded, cancel, throttle).run(header);
 }
 
 Result<ControllerLink::Download> download_checkpoint(
     pb::Cluster::Stub& stub, const pb::DownloadRequest& request, const fs::path& directory,
     const fs::path& reuse, const std::function<bool(const pb::Checkpoint&)>& have_it,
-    CancelToken& cancel) {
+    CancelToken& cancel, Throttle* throttle) {
   ControllerLink::Download result;
+  const std::atomic<bool> never = false;
   Downloader files(directory, reuse);
   grpc::ClientContext context;
   CancellableCall guard(cancel, context);
@@ -244,6 +252,8 @@ Result<ControllerLink::Download> download_checkpoint(
     } else if (part.has_file()) {
       status = fault("agent.download.part");
       if (status) status = files.take(part.file());
+      // What is not read yet keeps the other side from sending more.
+      if (throttle) throttle->pass(part.file().data().size(), never, cancel);
     } else {
       done = part.done();
     }

@@ -303,6 +303,25 @@ def test_drain_and_cordon(cluster):
         cluster.baton("kill", name)
 
 
+def test_moves_and_drains_keep_their_limits(cluster):
+    cluster.run("loop", *LOOP, ENDLESS, 0.05, flags=["--node", "node-1", "--interval", "1h"])
+    cluster.until_output("loop", b"\n5\n")
+    assert "stand still" in cluster.fails("migrate", "loop", "--max-downtime", "1ms")
+    assert cluster.job("loop")["node"] == "node-1"
+    cluster.baton("migrate", "loop", "--max-downtime", "30s", "--deadline", "60s")
+    assert cluster.job("loop")["node"] == "node-2"
+    cluster.baton("cordon", "node-1")
+    assert "jobs left on it: 1; it is up, cordoned" in cluster.fails("drain", "node-2", "--deadline", "300ms")
+    node = cluster.nodes()["node-2"]
+    assert node.get("cordoned") and not node.get("draining")
+    cluster.baton("uncordon", "node-1")
+    cluster.baton("drain", "node-2", "--deadline", "60s")
+    assert cluster.job("loop")["node"] == "node-1"
+    for wrong in (["--deadline", "0"], ["--deadline", "5"], ["--max-downtime", "-1s"], ["--max-downtime", "100d"]):
+        assert "--" in cluster.fails("migrate", "loop", *wrong)
+    finish(cluster)
+
+
 def test_restore_goes_back_in_time(cluster):
     cluster.run("loop", *LOOP, ENDLESS, 0.02, flags=["--interval", "300ms"])
     first = cluster.until_checkpoint("loop")

@@ -28,8 +28,8 @@ Status watch(Session& session, const std::string& name, std::uint64_t after) {
       problem = fail(std::move(node).error());
     } else if (node->job_count() > 0 && !node->draining()) {
       problem = fail(ErrorCode::TimedOut,
-                     fmt::format("{} is no longer drained, and {} jobs are left on it; it stays "
-                                 "{} (baton drain {})",
+                     fmt::format("{} is no longer drained; jobs left on it: {}; it is {} now "
+                                 "(baton drain {} goes on)",
                                  name, node->job_count(), describe_node_state(*node), name));
     }
     return !problem || node->job_count() == 0;
