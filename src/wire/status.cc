@@ -54,6 +54,12 @@ Error from_grpc(const grpc::Status& status) {
   for (const auto& [ours, theirs] : kCodes)
     if (status.error_code() == theirs && status.error_details() == detail_of(ours))
       return Error(ours, status.error_message());
+  // Said by gRPC, without a word, of a service that is not on that port.
+  if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED)
+    return Error(
+        ErrorCode::Unfit,
+        "who answers there does not know this call: it is of another version, or the "
+        "port is for others (--listen of a controller is for agents, --listen-api for people)");
   return Error(code_without_detail(status.error_code()), status.error_message());
 }
 

@@ -31,6 +31,8 @@ TEST(WireStatus, ErrorsOfGrpcItselfAreUnderstood) {
   EXPECT_EQ(from_grpc(grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "x")).code(),
             ErrorCode::InvalidArgument);
   EXPECT_EQ(from_grpc(grpc::Status(grpc::StatusCode::UNKNOWN, "x")).code(), ErrorCode::Internal);
+  // It has no words for it.
+  EXPECT_FALSE(from_grpc(grpc::Status(grpc::StatusCode::UNIMPLEMENTED, "")).message().empty());
   EXPECT_TRUE(check(grpc::Status::OK));
 }
 
