@@ -11,7 +11,6 @@
 // second at random places. It is checkpointed at each interval and notes the largest gap between
 // two of its iterations; how many of these it gets done is its throughput. Needs root.
 #include <fmt/format.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -69,18 +68,6 @@ bool parse(int argc, char** argv, Options& options) {
   return argc % 2 == 1 && options.plan.count > 0;
 }
 
-json environment() {
-  utsname kernel{};
-  ::uname(&kernel);
-  double load[3] = {};
-  ::getloadavg(load, 3);
-  return {{"kernel", kernel.release},
-          {"processors", ::sysconf(_SC_NPROCESSORS_ONLN)},
-          {"memory_mib", (::sysconf(_SC_PHYS_PAGES) * ::sysconf(_SC_PAGESIZE)) >> 20},
-          {"load_before", load[0]},
-          {"dmtcp", have_dmtcp() ? "installed" : "not installed"}};
-}
-
 Result<std::unique_ptr<Way>> start(const std::string& way, const Options& options) {
   if (way == "baton") return start_baton(options.shape, options.places, true);
   if (way == "full") return start_baton(options.shape, options.places, false);
@@ -118,6 +105,7 @@ int main(int argc, char** argv) {
   }
   log_init("bench", "warn");
   json report = {{"environment", environment()}};
+  report["environment"]["dmtcp"] = have_dmtcp() ? "installed" : "not installed";
   int status = 0;
   if (options.single) {
     status = run_single(options, report);

@@ -7,7 +7,6 @@
 // python3-numpy and redis.
 #include <fmt/format.h>
 #include <sched.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +21,7 @@
 #include "agent/engine/page_store.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "report.h"
 #include "store/checkpoint_store.h"
 #include "store/data.h"
 #include "store/pack.h"
@@ -47,11 +47,7 @@ struct Options {
 
 struct Samples {
   std::vector<double> values;
-  double median() const {
-    auto sorted = values;
-    std::ranges::sort(sorted);
-    return sorted.empty() ? 0 : sorted[sorted.size() / 2];
-  }
+  double median() const { return percentile(values, 0.5); }
 };
 
 double seconds(const std::function<void()>& work) {
@@ -93,34 +89,25 @@ class Bench {
     recognise();
     incremental();
     list_many();
-    reach_.push_back({{"case", "8 agents ship 1 GiB each"},
-                      {"figure", "controller's memory (not measured by this yet)"},
-                      {"value", nullptr},
-                      {"unit", "MiB"},
-                      {"bar", "<= 256"},
-                      {"holds", false}});
+    reach_.add("8 agents ship 1 GiB each", "controller's memory (not measured by this yet)",
+               std::nullopt, "MiB", "<= 256", false);
   }
 
   json report() const {
-    utsname kernel{};
-    ::uname(&kernel);
     json bytes;
     for (const auto& set : sets_) bytes[set.name] = set.pages.size();
-    return {{"environment", {{"kernel", kernel.release}, {"cores", 1}}},
+    json surroundings = environment();
+    surroundings["cores"] = 1;
+    return {{"environment", surroundings},
             {"bytes", bytes},
             {"samples", samples_},
-            {"reach", reach_}};
+            {"reach", reach_.cells()}};
   }
 
  private:
   void cell(const std::string& name, const std::string& figure, double value,
             const std::string& unit, const std::string& bar, bool holds) {
-    reach_.push_back({{"case", name},
-                      {"figure", figure},
-                      {"value", value},
-                      {"unit", unit},
-                      {"bar", bar},
-                      {"holds", holds}});
+    reach_.add(name, figure, value, unit, bar, holds);
     fmt::print("{}: {}: {:.2f} {} (bar {}): {}\n", name, figure, value, unit, bar,
                holds ? "holds" : "MISSED");
     std::fflush(stdout);
@@ -298,7 +285,7 @@ class Bench {
   std::vector<DataSet> sets_;
   std::size_t total_bytes_ = 0;
   json samples_ = json::object();
-  json reach_ = json::array();
+  Reach reach_;
 };
 
 }  // namespace

@@ -64,17 +64,6 @@ class BatonWay : public Way {
 
 }  // namespace
 
-Result<ScratchDirectory> ScratchDirectory::make(const fs::path& parent) {
-  std::string path = parent / "baton-bench-XXXXXX";
-  if (!::mkdtemp(path.data()))
-    return fail_errno(fmt::format("make a directory in {}", parent.string()));
-  return ScratchDirectory(path);
-}
-
-ScratchDirectory::~ScratchDirectory() {
-  if (!path_.empty()) (void)sys::remove_tree(path_);
-}
-
 Result<std::unique_ptr<Way>> start_baton(const WorkloadShape& shape, const Places& places,
                                          bool tracked) {
   BATON_TRY(auto scratch, ScratchDirectory::make(places.directory));

@@ -77,24 +77,6 @@ std::optional<Series> run_way(const Case& one, const std::string& name, int coun
   return std::move(*series);
 }
 
-class Reach {
- public:
-  // `value` unset: it could not be measured.
-  void add(const std::string& case_name, const std::string& figure, std::optional<double> value,
-           const std::string& unit, const std::string& bar, bool holds) {
-    cells_.push_back({{"case", case_name},
-                      {"figure", figure},
-                      {"value", value ? json(*value) : json(nullptr)},
-                      {"unit", unit},
-                      {"bar", bar},
-                      {"holds", value && holds}});
-  }
-  const json& cells() const { return cells_; }
-
- private:
-  json cells_ = json::array();
-};
-
 void add_cells(const Case& one, const std::optional<Series>& ours,
                const std::optional<Series>& stock, Reach& reach) {
   if (one.pause_bar_ms > 0) {
@@ -154,13 +136,7 @@ json run_reach(const Places& places) {
   }
   reach.add("all of them", "agent's memory, peak of this process above its start", memory_mib,
             "MiB", fmt::format("<= {:.0f}", memory_bar_mib), memory_mib <= memory_bar_mib);
-  fmt::print("\n");
-  for (const auto& cell : reach.cells())
-    fmt::print("{}  {}: {} {} {} ({})\n", cell["holds"].get<bool>() ? "holds" : "FAILS",
-               cell["case"].get<std::string>(), cell["figure"].get<std::string>(),
-               cell["value"].is_null() ? "not measured"
-                                       : fmt::format("{:.1f}", cell["value"].get<double>()),
-               cell["unit"].get<std::string>(), cell["bar"].get<std::string>());
+  reach.print();
   report["reach"] = reach.cells();
   return report;
 }

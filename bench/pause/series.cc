@@ -76,12 +76,6 @@ double status_mib(std::string_view field) {
 
 }  // namespace
 
-double percentile(std::vector<double> samples, double share) {
-  if (samples.empty()) return 0;
-  std::ranges::sort(samples);
-  return samples[static_cast<std::size_t>(share * static_cast<double>(samples.size() - 1) + 0.5)];
-}
-
 double Series::pause_p50_ms() const { return percentile(pause_ms, 0.5); }
 
 json Series::to_json() const {

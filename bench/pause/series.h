@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "pause/ways.h"
+#include "report.h"
 
 namespace baton::bench {
 
@@ -26,9 +27,6 @@ struct Series {
 
 // The first checkpoint, which copies everything, goes before and is not counted.
 Result<Series> run_series(Way& way, const SeriesPlan& plan);
-
-// Nearest rank.
-double percentile(std::vector<double> samples, double share);
 
 void print(const std::string& case_name, const std::string& way, const Series& series);
 

@@ -9,6 +9,7 @@
 
 #include "agent/engine/engine.h"
 #include "pause/workload.h"
+#include "scratch.h"
 
 namespace baton::bench {
 
@@ -42,20 +43,6 @@ Result<std::unique_ptr<Way>> start_stock_criu(const WorkloadShape& shape, const 
 // `dmtcp_command --bcheckpoint`, uncompressed, to tmpfs.
 Result<std::unique_ptr<Way>> start_dmtcp(const WorkloadShape& shape, const Places& places);
 bool have_dmtcp();
-
-// A directory that is removed with its content.
-class ScratchDirectory {
- public:
-  static Result<ScratchDirectory> make(const std::filesystem::path& parent);
-  ScratchDirectory(ScratchDirectory&& other) noexcept : path_(std::exchange(other.path_, {})) {}
-  ScratchDirectory& operator=(ScratchDirectory&&) = delete;
-  ~ScratchDirectory();
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  explicit ScratchDirectory(std::filesystem::path path) : path_(std::move(path)) {}
-  std::filesystem::path path_;
-};
 
 // How long CRIU says that the tasks stood still, from the statistics it leaves beside its images.
 double criu_frozen_ms(const std::filesystem::path& images);
