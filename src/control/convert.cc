@@ -1,5 +1,9 @@
 #include "control/convert.h"
 
+#include <algorithm>
+#include <deque>
+#include <mutex>
+
 namespace baton::control {
 
 // The enums of wire and core list the same things in the same order.
@@ -75,13 +79,25 @@ v1::Node to_wire(const core::NodeView& view, const v1::NodeFacts& facts) {
   return wire;
 }
 
+core::CpuFeatures shared_features(core::CpuFeatures::Names names) {
+  constexpr std::size_t kKnown = 64;  // kinds of processors in one cluster
+  static std::mutex mutex;
+  static std::deque<core::CpuFeatures> known;
+  core::CpuFeatures wanted(std::move(names));
+  std::lock_guard lock(mutex);
+  if (const auto found = std::ranges::find(known, wanted); found != known.end()) return *found;
+  known.push_back(wanted);
+  if (known.size() > kKnown) known.pop_front();
+  return wanted;
+}
+
 core::NodeFacts from_wire(const v1::NodeFacts& facts) {
   core::NodeFacts result;
   result.id = NodeId(facts.name());
   result.cpus = facts.cpus();
   result.memory_bytes = facts.memory_bytes();
   result.criu_version = facts.criu_version();
-  result.cpu_features = {facts.cpu_features().begin(), facts.cpu_features().end()};
+  result.cpu_features = shared_features({facts.cpu_features().begin(), facts.cpu_features().end()});
   result.cgroup_limits = facts.cgroup_limits();
   return result;
 }
@@ -114,7 +130,8 @@ core::CheckpointFacts from_wire(const v1::Checkpoint& checkpoint) {
   core::CheckpointFacts facts;
   facts.number = CheckpointNumber(checkpoint.number());
   facts.criu_version = checkpoint.criu_version();
-  facts.cpu_features = {checkpoint.cpu_features().begin(), checkpoint.cpu_features().end()};
+  facts.cpu_features =
+      shared_features({checkpoint.cpu_features().begin(), checkpoint.cpu_features().end()});
   facts.output_bytes = checkpoint.output_bytes();
   facts.quarantined = checkpoint.quarantined();
   facts.preflighted = checkpoint.preflighted();

@@ -13,6 +13,8 @@ v1::Timing to_wire(const core::MoveTiming& timing);
 v1::Policy to_wire(const core::Policy& policy);
 v1::Node to_wire(const core::NodeView& view, const v1::NodeFacts& facts);
 
+// Those that came before with the same names share their memory. Thread-safe.
+core::CpuFeatures shared_features(core::CpuFeatures::Names names);
 core::NodeFacts from_wire(const v1::NodeFacts& facts);
 core::NodeSample from_wire(const v1::NodeSample& sample);
 core::FailureKind from_wire(v1::FailureKind kind);

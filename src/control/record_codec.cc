@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "control/convert.h"
+
 namespace baton::control {
 namespace {
 
@@ -190,7 +192,7 @@ std::string encode_record(const core::NodeRecord& r) {
                {"cpus", r.facts.cpus},
                {"memory_bytes", r.facts.memory_bytes},
                {"criu_version", r.facts.criu_version},
-               {"cpu_features", r.facts.cpu_features},
+               {"cpu_features", r.facts.cpu_features.names()},
                {"cgroup_limits", r.facts.cgroup_limits},
                {"boot_id", r.boot_id},
                {"lost", r.lost},
@@ -211,9 +213,11 @@ Result<core::NodeRecord> decode_node_record(std::string_view text) {
   fields.get("lost", r.lost);
   fields.get("cordoned", r.cordoned);
   fields.get("draining", r.draining);
+  core::CpuFeatures::Names names;
   if (const json* features = fields.find("cpu_features"); features && features->is_array())
     for (const auto& feature : *features)
-      if (fields.check(feature.is_string())) r.facts.cpu_features.insert(feature);
+      if (fields.check(feature.is_string())) names.insert(feature);
+  r.facts.cpu_features = shared_features(std::move(names));
   if (!fields.ok() || r.facts.id.value.empty()) return damaged("node");
   return r;
 }

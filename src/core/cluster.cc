@@ -2,46 +2,35 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/impl.h"
 
 namespace baton::core {
 namespace {
 
-constexpr TimeMs kNever = std::numeric_limits<TimeMs>::max();
-// Heartbeats come each lease/5; a node from which this many are missing is shown as quiet.
+constexpr TimeMs kHeartbeatsPerLease = 5;
+constexpr std::size_t kWaitingAtOnce = 32;
+// A node from which this many heartbeats are missing is shown as quiet.
 constexpr std::uint32_t kQuietHeartbeats = 3;
 constexpr TimeMs kDefaultGraceMs = 10'000;
-
-template <typename Visitor>
-void for_each_deadline(const Job& job, Visitor&& visit) {
-  if (has_ended(job.r.state)) return;
-  if (job.stop_kill_at) visit(*job.stop_kill_at);
-  if (job.finish_at) visit(*job.finish_at);
-  if (job.move && job.move->deadline) visit(*job.move->deadline);
-  if (job.move && job.move->give_up_at) visit(*job.move->give_up_at);
-  visit(job.retry_at);
-  visit(job.kill_again_at);
-  visit(job.standby_retry_at);
-}
 
 }  // namespace
 
 Cluster::Impl::Impl(Config config, std::vector<JobRecord> jobs, std::vector<NodeRecord> nodes,
                     TimeMs now)
-    : config_(std::move(config)), now_(now), advanced_to_(now) {
+    : config_(std::move(config)), now_(now) {
   auto adopt_node = [&](NodeRecord record) {
     const NodeId id = record.facts.id;
     Node& node = nodes_[id];
     node.record = std::move(record);
     node.last_heard = now;
-    node.lease_end = now + lease_term();
+    set_lease_end(node, now + lease_term());
   };
   for (NodeRecord& record : nodes) adopt_node(std::move(record));
   for (JobRecord& record : jobs) {
-    Job& job = jobs_[record.id];
-    job.r = std::move(record);
+    Job loaded;
+    loaded.r = std::move(record);
+    Job& job = add(std::move(loaded));
     job.ever_ran = job.r.state != JobState::Pending && job.r.state != JobState::Starting;
     job.arrived_at = now;
     std::ranges::sort(job.r.checkpoints, {}, &CheckpointFacts::number);
@@ -49,7 +38,9 @@ Cluster::Impl::Impl(Config config, std::vector<JobRecord> jobs, std::vector<Node
     // A node nobody saved may still run something: give it the grace of the others.
     for (const NodeId* id : {job.r.current ? &job.r.current->node : nullptr,
                              job.r.attempt ? &job.r.attempt->node : nullptr}) {
-      if (id != nullptr && !nodes_.contains(*id)) adopt_node({.facts = {.id = *id}});
+      if (id == nullptr) continue;
+      if (!nodes_.contains(*id)) adopt_node({.facts = {.id = *id}});
+      nodes_.at(*id).jobs.insert(job.id());
     }
     const bool recovering = !job.r.current && job.ever_ran;
     if ((job.r.current && job.r.attempt) || recovering) {
@@ -64,6 +55,7 @@ Cluster::Impl::Impl(Config config, std::vector<JobRecord> jobs, std::vector<Node
     }
     if (job.r.attempt && job.move) job.move->deadline = now + config_.restore_timeout_ms;
     if (job.r.desired_stop) job.stop_kill_at = now + kDefaultGraceMs;
+    note_deadline(job);
     mark(job);
   }
 }
@@ -75,7 +67,7 @@ std::vector<Output> Cluster::Impl::apply(const Input& input, TimeMs now) {
   std::visit([this](const auto& what) { on(what); }, input);
   settle();
 
-  for (JobId id : forgotten_) jobs_.erase(id);
+  for (JobId id : forgotten_) remove(id);
   forgotten_.clear();
   std::vector<Output> result;
   for (JobId id : saved_jobs_) {
@@ -89,43 +81,35 @@ std::vector<Output> Cluster::Impl::apply(const Input& input, TimeMs now) {
   return result;
 }
 
-void Cluster::Impl::advance() {
-  for (auto& [id, node] : nodes_) {
-    if (!node.record.lost && node.lease_end <= now_) node_lost(node);
-    if (node.drain_until && *node.drain_until <= now_) drain_is_over(node);
-  }
-  for (auto& [id, job] : jobs_) {
-    for_each_deadline(job, [&](TimeMs at) {
-      if (at > advanced_to_ && at <= now_) mark(job);
-    });
-  }
-  advanced_to_ = now_;
-}
-
 void Cluster::Impl::settle() {
   while (!marked_.empty()) {
     const JobId id = *marked_.begin();
     marked_.erase(marked_.begin());
-    if (Job* job = find(id)) drive(*job);
+    if (Job* job = find(id)) {
+      drive(*job);
+      note_deadline(*job);
+    }
   }
 }
 
-TimeMs Cluster::Impl::next_deadline() const {
-  TimeMs next = kNever;
-  auto consider = [&](TimeMs at) {
-    if (at > now_) next = std::min(next, at);
-  };
-  for (const auto& [id, node] : nodes_) {
-    if (!node.record.lost) consider(node.lease_end);
-    if (node.drain_until) consider(*node.drain_until);
-  }
-  for (const auto& [id, job] : jobs_) for_each_deadline(job, consider);
-  return next;
-}
+void Cluster::Impl::mark_waiting() { marked_.insert(waiting_.begin(), waiting_.end()); }
 
-void Cluster::Impl::mark_waiting() {
-  for (auto& [id, job] : jobs_) {
-    if (job.waiting) mark(job);
+// Another node's figures are a reason to look, but not for each job at each of many heartbeats:
+// some jobs in turn, once in the time in which one node sends one, and more as long as it helps.
+void Cluster::Impl::look_at_waiting() {
+  if (now_ - waiting_looked_at_ < TimeMs{config_.lease_ms} / kHeartbeatsPerLease) return;
+  waiting_looked_at_ = now_;
+  const std::size_t all = waiting_.size();
+  for (std::size_t looked_at = 0; looked_at < all && !waiting_.empty();) {
+    std::vector<JobId> some;
+    for (; some.size() < kWaitingAtOnce && looked_at < all; ++looked_at) {
+      auto next = waiting_.upper_bound(last_waiting_);
+      if (next == waiting_.end()) next = waiting_.begin();
+      some.push_back(last_waiting_ = *next);
+    }
+    marked_.insert(some.begin(), some.end());
+    settle();
+    if (std::ranges::all_of(some, [this](JobId id) { return waiting_.contains(id); })) return;
   }
 }
 
@@ -163,22 +147,13 @@ TimeMs Cluster::Impl::lease_term() const {
 NodeState Cluster::Impl::state_of(const Node& node, TimeMs now) const {
   if (node.record.lost) return NodeState::Lost;
   if (node.epoch.empty()) return NodeState::Quiet;
-  const TimeMs quiet_after = TimeMs{config_.lease_ms} * kQuietHeartbeats / 5;
+  const TimeMs quiet_after = TimeMs{config_.lease_ms} * kQuietHeartbeats / kHeartbeatsPerLease;
   return now - node.last_heard > quiet_after ? NodeState::Quiet : NodeState::Up;
-}
-
-std::uint32_t Cluster::Impl::jobs_on(const NodeId& id) const {
-  std::uint32_t count = 0;
-  for (const auto& [job_id, job] : jobs_) {
-    const bool there = (job.r.current && job.r.current->node == id) ||
-                       (job.r.attempt && job.r.attempt->node == id);
-    count += there ? 1 : 0;
-  }
-  return count;
 }
 
 std::vector<Candidate> Cluster::Impl::candidates() const {
   std::vector<Candidate> result;
+  result.reserve(nodes_.size());
   for (const auto& [id, node] : nodes_) {
     result.push_back({.facts = node.record.facts,
                       .sample = node.sample,
@@ -186,7 +161,7 @@ std::vector<Candidate> Cluster::Impl::candidates() const {
                       .cordoned = node.record.cordoned,
                       .draining = node.record.draining,
                       .overloaded = node.watch.fired(),
-                      .job_count = jobs_on(id)});
+                      .job_count = static_cast<std::uint32_t>(node.jobs.size())});
   }
   return result;
 }
@@ -212,16 +187,19 @@ const JobRecord* Cluster::find_job(JobId id) const {
 }
 
 const JobRecord* Cluster::find_job(std::string_view name) const {
-  for (const auto& [id, job] : impl_->jobs_) {
-    if (job.r.name == name) return &job.r;
-  }
-  return nullptr;
+  const auto found = impl_->names_.find(name);
+  return found != impl_->names_.end() ? find_job(found->second) : nullptr;
 }
 
 std::vector<const JobRecord*> Cluster::jobs() const {
   std::vector<const JobRecord*> result;
   for (const auto& [id, job] : impl_->jobs_) result.push_back(&job.r);
   return result;
+}
+
+const JobRecord* Cluster::next_job(JobId after) const {
+  const auto next = impl_->jobs_.upper_bound(after);
+  return next != impl_->jobs_.end() ? &next->second.r : nullptr;
 }
 
 const NodeRecord* Cluster::find_node(const NodeId& id) const {
@@ -248,7 +226,8 @@ std::vector<NodeView> Cluster::nodes(TimeMs now) const {
 }
 
 Result<Placement> Cluster::plan_migration(JobId id, const NodeId& to) const {
-  BATON_TRY(const PlacementRequest request, impl_->migration(id, to));
+  BATON_TRY(PlacementRequest request, impl_->migration(id, to));
+  request.tell_others = true;
   return impl_->place_job(request);
 }
 

@@ -69,6 +69,7 @@ class Cluster {
   const JobRecord* find_job(JobId id) const;
   const JobRecord* find_job(std::string_view name) const;
   std::vector<const JobRecord*> jobs() const;  // ascending by id
+  const JobRecord* next_job(JobId after) const;
   const NodeRecord* find_node(const NodeId& id) const;
   std::vector<NodeView> nodes(TimeMs now) const;  // ascending by name
   Standing standing(JobId job, Generation generation) const;

@@ -31,6 +31,7 @@ struct Node {
   bool has_sample = false;
   OverloadWatch watch;              // by the cluster's policy
   TimeMs settle_until = 0;          // after a move for overload: let the figures follow first
+  std::set<JobId> jobs;             // whose current incarnation or attempt is here
   std::set<IncarnationKey> ending;  // Kill or Release{kill} without an answer
   std::set<JobId> dropping;         // StageCheckpoint{0} without an answer
   std::optional<TimeMs> drain_until;
@@ -117,6 +118,7 @@ struct Job {
   // A job without an incarnation.
   TimeMs retry_at = 0;
   bool waiting = false;                    // for a node that can take it
+  TimeMs noted_deadline = 0;               // in the index; 0: none
   std::map<NodeId, std::string> excluded;  // nodes that could not, in this round
   std::map<CheckpointNumber, std::uint32_t> internal_failures;
   bool ever_ran = false;
@@ -147,6 +149,9 @@ struct Job {
 
   JobId id() const { return r.id; }
   const std::string& name() const { return r.name; }
+  bool lives_on(const NodeId& node) const {
+    return (r.current && r.current->node == node) || (r.attempt && r.attempt->node == node);
+  }
 };
 
 // The agent's words, or the kind where it has none.
@@ -161,11 +166,24 @@ class Cluster::Impl {
   std::vector<Output> apply(const Input& input, TimeMs now);
   TimeMs next_deadline() const;
 
+  // ---- index.cc: what would take a look at all jobs or nodes to find
+  // The only ways to another incarnation or attempt.
+  void set_current(Job& job, std::optional<IncarnationRecord> current);
+  void set_attempt(Job& job, std::optional<AttemptRecord> attempt);
+  Job& add(Job job);
+  void remove(JobId id);
+  // Who changes a job's deadlines, or whether it waits, marks it; this is done when it was driven.
+  void note_deadline(Job& job);
+  void set_lease_end(Node& node, TimeMs end);
+  void set_drain_end(Node& node, std::optional<TimeMs> end);
+  std::uint32_t jobs_on(const NodeId& id) const;
+
   // ---- cluster.cc: records and the way of an input
   void advance();  // what is due at now_
   void settle();   // drives marked jobs until nothing changes
   void mark(const Job& job) { marked_.insert(job.id()); }
   void mark_waiting();
+  void look_at_waiting();
   void save(const Job& job) { saved_jobs_.insert(job.id()); }
   void save(const Node& node) { saved_nodes_.insert(node.id()); }
   void out(Output output) { outputs_.push_back(std::move(output)); }
@@ -176,7 +194,6 @@ class Cluster::Impl {
   Node* find(const NodeId& id);
   const Node* find(const NodeId& id) const;
   NodeState state_of(const Node& node, TimeMs now) const;
-  std::uint32_t jobs_on(const NodeId& id) const;
   TimeMs lease_term() const;
 
   // ---- nodes.cc
@@ -285,14 +302,21 @@ class Cluster::Impl {
   void start_move(Job& job, Move move, const std::string& because);
   // On the node, at rest and not known to be impossible to checkpoint (told once, if so).
   bool may_move(Job& job, const Node& node, const std::string& because);
-  std::uint32_t moves_from(const NodeId& id) const;
+  std::uint32_t moves_from(const Node& node) const;
   void drain_is_over(Node& node);
 
   Config config_;
   std::map<JobId, Job> jobs_;
   std::map<NodeId, Node> nodes_;
+  std::map<std::string, JobId, std::less<>> names_;
+  std::set<JobId> waiting_;  // for a node that can take them
+  TimeMs waiting_looked_at_ = 0;
+  JobId last_waiting_;  // that was looked at
+  // Of each job the next one, if there is any; of each node that is not lost the lease's end.
+  std::set<std::pair<TimeMs, JobId>> job_deadlines_;
+  std::set<std::pair<TimeMs, NodeId>> lease_ends_;
+  std::set<std::pair<TimeMs, NodeId>> drain_ends_;
   TimeMs now_ = 0;
-  TimeMs advanced_to_ = 0;
   std::vector<Output> outputs_;
   std::set<JobId> marked_;
   std::set<JobId> forgotten_;  // to be erased at the end of this apply()

@@ -220,7 +220,7 @@ void Cluster::Impl::own_exit(Job& job, int code) {
 
 void Cluster::Impl::clear_current(Job& job) {
   job.last_node = job.r.current->node;
-  job.r.current.reset();
+  set_current(job, std::nullopt);
   job.asked = Job::Asked::Nothing;
   job.stray_held = job.end_current = job.term_sent = false;
   job.missing_count = 0;
@@ -286,7 +286,7 @@ void Cluster::Impl::attempt_failed(Job& job, FailureKind kind, const std::string
 }
 
 void Cluster::Impl::attempt_gone(Job& job, std::string why) {
-  job.r.attempt.reset();
+  set_attempt(job, std::nullopt);
   job.end_attempt = false;
   job.attempt_running_count = 0;
   if (job.move) {
@@ -302,10 +302,10 @@ void Cluster::Impl::promote(Job& job, const OrderDone* done) {
   const AttemptRecord attempt = *job.r.attempt;
   const auto old = job.r.current;
   if (job.r.current) clear_current(job);
-  job.r.attempt.reset();
+  set_attempt(job, std::nullopt);
   job.staged.erase(attempt.node);  // it is the job's own now
   if (job.standby == attempt.node) job.standby = {};
-  job.r.current = IncarnationRecord{attempt.node, attempt.generation, IncarnationState::Running};
+  set_current(job, IncarnationRecord{attempt.node, attempt.generation, IncarnationState::Running});
   job.end_attempt = false;
   job.attempt_running_count = 0;
   job.r.failed_attempts = 0;

@@ -170,7 +170,7 @@ bool Cluster::Impl::launch(Job& job, const NodeId& node, CheckpointNumber from) 
   const Generation generation = job.r.next_generation;
   if (!planted(Bug::ReuseGeneration)) job.r.next_generation.value += 1;
   const Cause cause = job.move ? job.move->cause : Cause::User;
-  job.r.attempt = AttemptRecord{node, generation, from, cause};
+  set_attempt(job, AttemptRecord{node, generation, from, cause});
   job.r.output_generation = generation;
   job.end_attempt = false;
   job.attempt_running_count = 0;

@@ -18,7 +18,7 @@ constexpr std::size_t kEpochsRemembered = 64;
 
 void Cluster::Impl::grant_lease(Node& node) {
   node.last_heard = now_;
-  node.lease_end = now_ + lease_term();
+  set_lease_end(node, now_ + lease_term());
 }
 
 void Cluster::Impl::on(const NodeRegistered& input) {
@@ -81,7 +81,7 @@ void Cluster::Impl::on(const Heartbeat& input) {
   out(AnswerHeartbeat{input.node, true, config_.lease_ms});
   settle();
   run_policies(*node);
-  mark_waiting();
+  look_at_waiting();
 }
 
 void Cluster::Impl::node_lost(Node& node) {
@@ -164,7 +164,8 @@ void Cluster::Impl::reconcile(Node& node, const std::vector<IncarnationReport>& 
       reported_attempt(job, report, registering);
     }
   }
-  for (auto& [id, job] : jobs_) {
+  for (JobId id : node.jobs) {
+    Job& job = jobs_.at(id);
     const auto& current = job.r.current;
     if (current && current->node == node.id() && !listed.contains({id, current->generation})) {
       not_reported(job, node, registering, same_epoch);

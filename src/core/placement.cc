@@ -28,8 +28,9 @@ double projected_memory(const PlacementRequest& request, const Candidate& node) 
 
 std::optional<std::string> lacks_cpu_features(const PlacementRequest& request,
                                               const Candidate& node) {
+  if (request.cpu_features == node.facts.cpu_features) return std::nullopt;
   std::vector<std::string> missing;
-  std::ranges::set_difference(request.cpu_features, node.facts.cpu_features,
+  std::ranges::set_difference(request.cpu_features.names(), node.facts.cpu_features.names(),
                               std::back_inserter(missing));
   if (missing.empty()) return std::nullopt;
   const std::size_t shown = std::min<std::size_t>(missing.size(), 5);
@@ -107,44 +108,50 @@ std::string Placement::why_none() const {
 }
 
 Placement place(const PlacementRequest& request, const std::vector<Candidate>& candidates) {
-  using Score = std::tuple<bool, bool, bool, bool, long, std::uint32_t, NodeId>;
+  using Score = std::tuple<bool, bool, bool, bool, long, std::uint32_t, std::string_view>;
+  struct Suitable {
+    Score score;
+    const Candidate* node;
+    std::optional<std::string> weakness;
+
+    std::string figures() const {
+      return fmt::format("CPU {}, {} {}{}", percent(node->sample.cpu_utilization), node->job_count,
+                         node->job_count == 1 ? "job" : "jobs",
+                         weakness ? ", but " + *weakness : "");
+    }
+  };
   Placement placement;
-  std::vector<std::pair<Score, std::string>> suitable;
+  std::vector<Suitable> suitable;
   for (const Candidate& node : candidates) {
     const NodeId& id = node.facts.id;
     if (!request.only.value.empty() && id != request.only) continue;
     auto problem = impossible(request, node);
-    const auto weakness = unsuitable(request, node);
+    auto weakness = problem ? std::nullopt : unsuitable(request, node);
     const bool picky = request.urgency == Urgency::Relief || request.urgency == Urgency::Normal;
     if (!problem && picky) problem = weakness;
     if (problem) {
       placement.rejected.push_back(fmt::format("{} {}", id, *problem));
       continue;
     }
-    Score score{node.sample.about_to_fail,
-                weakness.has_value(),
-                node.facts.criu_version.empty(),
-                id != request.preferred,
-                std::lround(node.sample.cpu_utilization * 100),
-                node.job_count,
-                id};
-    std::string figures = fmt::format("CPU {}, {} {}", percent(node.sample.cpu_utilization),
-                                      node.job_count, node.job_count == 1 ? "job" : "jobs");
-    if (weakness) figures += ", but " + *weakness;
-    suitable.emplace_back(std::move(score), std::move(figures));
+    const Score score{node.sample.about_to_fail,
+                      weakness.has_value(),
+                      node.facts.criu_version.empty(),
+                      id != request.preferred,
+                      std::lround(node.sample.cpu_utilization * 100),
+                      node.job_count,
+                      id.value};
+    suitable.push_back({score, &node, std::move(weakness)});
   }
-  std::ranges::sort(suitable);
-  for (const auto& [score, figures] : suitable) {
-    const NodeId& id = std::get<NodeId>(score);
-    if (placement.node) {
-      placement.others.push_back(fmt::format("{} ({})", id, figures));
-      continue;
-    }
-    placement.node = id;
-    placement.why = figures;
-    if (id == request.preferred)
-      placement.why = "keeps its newest checkpoint ready; " + placement.why;
-  }
+  if (suitable.empty()) return placement;
+  if (request.tell_others) std::ranges::sort(suitable, {}, &Suitable::score);
+  const auto best = std::ranges::min_element(suitable, {}, &Suitable::score);
+  placement.node = best->node->facts.id;
+  placement.why = best->figures();
+  if (*placement.node == request.preferred)
+    placement.why = "keeps its newest checkpoint ready; " + placement.why;
+  if (!request.tell_others) return placement;
+  for (auto other = std::next(best); other != suitable.end(); ++other)
+    placement.others.push_back(fmt::format("{} ({})", other->node->facts.id, other->figures()));
   return placement;
 }
 

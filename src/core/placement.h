@@ -38,17 +38,19 @@ struct PlacementRequest {
   std::map<NodeId, std::string> excluded;  // and why ("it is there already")
   // What a restore needs of the node; absent: a start from scratch.
   bool restoring = false;
-  std::string criu_version;            // of the dumper; empty: unknown
-  std::set<std::string> cpu_features;  // of the dumping host
-  double share_cores = 0;              // what the job will use there, as far as known
-  Policy policy;                       // the job's
+  std::string criu_version;  // of the dumper; empty: unknown
+  CpuFeatures cpu_features;  // of the dumping host
+  double share_cores = 0;    // what the job will use there, as far as known
+  Policy policy;             // the job's
+  bool tell_others = false;  // fill in Placement::others
 };
 
 struct Placement {
   std::optional<NodeId> node;
   std::vector<std::string> rejected;  // "node-1 is cordoned", by name
   std::string why;                    // of the chosen one: "keeps its newest checkpoint ready; …"
-  std::vector<std::string> others;    // that would do: "node-3 (CPU 12 %, 2 jobs)", best first
+  // If asked for, those that would do as well, best first: "node-3 (CPU 12 %, 2 jobs)".
+  std::vector<std::string> others;
   // "no node can take it: node-1 is cordoned; node-2 is overloaded (97 %)"
   std::string why_none() const;
 };

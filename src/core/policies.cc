@@ -5,10 +5,12 @@
 
 namespace baton::core {
 
-std::uint32_t Cluster::Impl::moves_from(const NodeId& id) const {
+// A planned move's source has the job until the move is over.
+std::uint32_t Cluster::Impl::moves_from(const Node& node) const {
   std::uint32_t count = 0;
-  for (const auto& [job_id, job] : jobs_) {
-    count += job.move && job.move->planned && job.move->from == id ? 1 : 0;
+  for (JobId id : node.jobs) {
+    const auto& move = jobs_.at(id).move;
+    count += move && move->planned && move->from == node.id() ? 1 : 0;
   }
   return count;
 }
@@ -29,7 +31,7 @@ void Cluster::Impl::run_policies(Node& node) {
     if (node.record.draining) evacuate(node, Cause::Drain, config_.drain_parallel);
   }
   if (node.record.draining && jobs_on(node.id()) == 0) {
-    node.drain_until.reset();
+    set_drain_end(node, {});
     if (!std::exchange(node.drained_told, true)) {
       tell(event::kNodeDrained, nullptr, node.id(),
            fmt::format("{}: drained, no job is left", node.id()));
@@ -40,13 +42,14 @@ void Cluster::Impl::run_policies(Node& node) {
 
 // Its time is up. What moves now is undone by its own deadline, which is the same.
 void Cluster::Impl::drain_is_over(Node& node) {
-  node.drain_until.reset();
+  set_drain_end(node, {});
   if (!node.record.draining) return;
   node.record.draining = false;
   node.record.cordoned = true;
   save(node);
   std::string left;
-  for (const auto& [id, job] : jobs_) {
+  for (JobId id : node.jobs) {
+    const Job& job = jobs_.at(id);
     if (!job.r.current || job.r.current->node != node.id()) continue;
     left += (left.empty() ? "" : ", ") + job.name();
   }
@@ -76,7 +79,8 @@ void Cluster::Impl::watch_overload(Node& node) {
   };
   if (node.watch.fired()) announce(node.watch, config_.policy);
   bool any_job = false;
-  for (auto& [id, job] : jobs_) {
+  for (JobId id : node.jobs) {
+    Job& job = jobs_.at(id);
     if (!job.r.current || job.r.current->node != node.id()) continue;
     job.watch.observe(node.sample, job.r.policy, now_);
     any_job = any_job || job.watch.fired();
@@ -105,8 +109,9 @@ void Cluster::Impl::evacuate(Node& node, Cause cause, std::uint32_t parallel) {
   const std::string because =
       drain ? fmt::format("{} is being drained", node.id())
             : fmt::format("{} is about to fail ({})", node.id(), node.sample.about_to_fail_cause);
-  for (auto& [id, job] : jobs_) {
-    if (moves_from(node.id()) >= parallel) return;
+  for (JobId id : node.jobs) {
+    Job& job = jobs_.at(id);
+    if (moves_from(node) >= parallel) return;
     if (!may_move(job, node, because)) continue;
     PlacementRequest request = wish(job, drain ? Urgency::Normal : Urgency::Rescue, {}, nullptr);
     request.excluded[node.id()] = "is where it runs";
@@ -129,9 +134,10 @@ void Cluster::Impl::evacuate(Node& node, Cause cause, std::uint32_t parallel) {
 // last goes first: what was added last is the likeliest cause, and has waited least since its last
 // move.
 void Cluster::Impl::relieve(Node& node) {
-  if (moves_from(node.id()) > 0 || now_ < node.settle_until) return;
+  if (moves_from(node) > 0 || now_ < node.settle_until) return;
   std::vector<Job*> order;
-  for (auto& [id, job] : jobs_) {
+  for (JobId id : node.jobs) {
+    Job& job = jobs_.at(id);
     const bool here = job.r.current && job.r.current->node == node.id();
     if (here && job.watch.fired() && job.r.policy.migrate_on_overload) order.push_back(&job);
   }

@@ -5,12 +5,12 @@
 
 #include <cstdint>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/ids.h"
+#include "core/cpu_features.h"
 
 namespace baton::core {
 
@@ -120,7 +120,7 @@ struct NodeFacts {
   double cpus = 0;
   std::uint64_t memory_bytes = 0;
   std::string criu_version;  // empty: can't restore or checkpoint
-  std::set<std::string> cpu_features;
+  CpuFeatures cpu_features;
   bool cgroup_limits = false;
 };
 
@@ -141,7 +141,7 @@ struct JobNeeds {
 struct CheckpointFacts {
   CheckpointNumber number;
   std::string criu_version;
-  std::set<std::string> cpu_features;
+  CpuFeatures cpu_features;
   std::uint64_t output_bytes = 0;
   bool quarantined = false;
   bool preflighted = false;

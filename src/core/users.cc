@@ -28,11 +28,10 @@ Status Cluster::Impl::check_new(const JobRecord& wanted) const {
   if (jobs_.contains(wanted.id)) {
     return fail(ErrorCode::AlreadyExists, fmt::format("job {} exists already", wanted.id.value));
   }
-  for (const auto& [id, job] : jobs_) {
-    if (job.name() == wanted.name) {
-      return fail(ErrorCode::AlreadyExists, fmt::format("a job named {} exists already ({})",
-                                                        job.name(), to_string(job.r.state)));
-    }
+  if (const auto found = names_.find(wanted.name); found != names_.end()) {
+    return fail(ErrorCode::AlreadyExists,
+                fmt::format("a job named {} exists already ({})", wanted.name,
+                            to_string(jobs_.at(found->second).r.state)));
   }
   return {};
 }
@@ -46,7 +45,7 @@ void Cluster::Impl::on(const ImportJob& input) {
   job.r.is_protected = newest_usable(job) != nullptr;
   job.ever_ran = true;
   job.arrived_at = now_;
-  Job& kept = jobs_.emplace(input.job.id, std::move(job)).first->second;
+  Job& kept = add(std::move(job));
   save(kept);
   tell(event::kJobImported, &kept, {}, fmt::format("{}: imported", kept.name()));
   reply(input.request, {});
@@ -69,7 +68,7 @@ void Cluster::Impl::on(const SubmitJob& input) {
       return reply(input.request, fail(ErrorCode::FailedPrecondition, placement.why_none()));
     }
   }
-  Job& kept = jobs_.emplace(wanted.id, std::move(job)).first->second;
+  Job& kept = add(std::move(job));
   save(kept);
   mark(kept);
   tell(event::kJobSubmitted, &kept, wanted.needs.wanted_node,
@@ -242,8 +241,9 @@ void Cluster::Impl::on(const DrainNode& input) {
   Node* node = find(input.node);
   if (node == nullptr) return reply(input.request, unknown_node(input.node));
   reply(input.request, {});
-  node->drain_until.reset();
-  if (!input.cancel && input.deadline_ms != 0) node->drain_until = now_ + input.deadline_ms;
+  set_drain_end(*node, !input.cancel && input.deadline_ms != 0
+                           ? std::optional<TimeMs>(now_ + input.deadline_ms)
+                           : std::nullopt);
   if (node->record.draining == !input.cancel) return;
   node->record.draining = !input.cancel;
   node->drained_told = false;
@@ -251,7 +251,8 @@ void Cluster::Impl::on(const DrainNode& input) {
   tell(event::kNodeDrain, nullptr, node->id(),
        fmt::format("{}: {}", node->id(),
                    input.cancel ? "is no longer drained" : "is being drained"));
-  for (auto& [id, job] : jobs_) {
+  for (JobId id : node->jobs) {
+    Job& job = jobs_.at(id);
     if (job.r.current && job.r.current->node == node->id()) job.stuck_told = false;
   }
   look_for_standbys(*node);

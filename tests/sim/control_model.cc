@@ -38,6 +38,20 @@ void ControlModel::start() {
   apply(core::Tick{});
 }
 
+// The core keeps these up to date by itself; here they are counted.
+void ControlModel::check_counts() {
+  std::map<NodeId, std::uint32_t> counts;
+  for (const core::JobRecord* job : cluster_->jobs()) {
+    std::set<NodeId> homes;
+    if (job->current) homes.insert(job->current->node);
+    if (job->attempt) homes.insert(job->attempt->node);
+    for (const NodeId& home : homes) ++counts[home];
+  }
+  for (const core::NodeView& node : cluster_->nodes(now_ms()))
+    if (node.job_count != counts[node.record.facts.id])
+      kernel_.fail("jobs are miscounted on " + node.record.facts.id.value);
+}
+
 void ControlModel::crash() {
   kernel_.trace("controller crashes");
   cluster_.reset();
@@ -56,6 +70,7 @@ void ControlModel::apply(const core::Input& input) {
   }
   const auto outputs = cluster_->apply(input, now_ms());
   if (outputs.size() > 1000) kernel_.fail("one input made more than 1000 outputs");
+  check_counts();
   // As in the real one: records and quarantine in one transaction, then everything else.
   for (const core::Output& output : outputs) {
     if (const auto* save = std::get_if<core::SaveJob>(&output)) {

@@ -72,6 +72,7 @@ class ControlModel {
 
   void execute(const core::Output& output);
   void order(const NodeId& node, const core::Output& output);
+  void check_counts();
   void schedule_tick();
   core::TimeMs now_ms() const { return kernel_.now() / kMs; }
 

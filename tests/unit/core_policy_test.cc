@@ -72,6 +72,8 @@ TEST_F(Placing, SaysWhyThereAndWhatElseWouldDo) {
   c.job_count = 1;
   d.cordoned = true;
   request.preferred = NodeId("c");
+  EXPECT_TRUE(place(request, {a, b, c, d}).others.empty());
+  request.tell_others = true;
   const Placement placement = place(request, {a, b, c, d});
   EXPECT_EQ(placement.node, NodeId("c"));
   EXPECT_EQ(placement.why, "keeps its newest checkpoint ready; CPU 20 %, 1 job");
