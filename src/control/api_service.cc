@@ -1,5 +1,8 @@
 #include "control/api_service.h"
 
+#include <google/protobuf/util/field_mask_util.h>
+
+#include <climits>
 #include <csignal>
 
 #include "base/clock.h"
@@ -16,6 +19,7 @@ constexpr std::uint32_t kDefaultGraceMs = 10'000;
 constexpr std::size_t kEventsAtOnce = 256;
 constexpr std::size_t kLogPartBytes = 256 << 10;
 constexpr int kHighestSignal = 64;
+constexpr int kJobsAtOnce = 50;
 
 ErrorCode error_code(core::FailureKind kind) {
   switch (kind) {
@@ -24,6 +28,20 @@ ErrorCode error_code(core::FailureKind kind) {
     case core::FailureKind::UnfitNode: return ErrorCode::Unfit;
     default: return ErrorCode::FailedPrecondition;
   }
+}
+
+// To copy a hundred names for each of a thousand nodes and drop them takes longer than all else.
+void copy_without_cpu_features(const v1::NodeFacts& facts, v1::NodeFacts& to) {
+  using google::protobuf::util::FieldMaskUtil;
+  static const google::protobuf::FieldMask others = [] {
+    google::protobuf::FieldMask features, rest;
+    features.add_paths("cpu_features");
+    FieldMaskUtil::Subtract<v1::NodeFacts>(FieldMaskUtil::GetFieldMaskForAllFields<v1::NodeFacts>(),
+                                           features, &rest);
+    return rest;
+  }();
+  to.Clear();
+  FieldMaskUtil::MergeMessageTo(facts, others, {}, &to);
 }
 
 }  // namespace
@@ -46,12 +64,17 @@ Status ApiService::get_job(Call* call, JobId id, v1::Job& job) {
   BATON_TRY(const Caller caller, context_.access.caller(*call));
   job = context_.loop.with_lock([&](Loop::Locked& l) { return l.state.job_view(id); });
   if (job.id() == 0) return fail(ErrorCode::NotFound, fmt::format("there is no job {}", id));
-  if (auto log = context_.loop.stores().logs.get(id)) {
+  complete(caller, job);
+  return {};
+}
+
+// What the loop's lock is not needed for.
+void ApiService::complete(const Caller& caller, v1::Job& job) {
+  if (auto log = context_.loop.stores().logs.get(JobId(job.id()))) {
     job.set_output_bytes((*log)->length());
     job.set_output_safe_bytes((*log)->safe_length());
   }
   hide_secrets(caller, *job.mutable_spec());
-  return {};
 }
 
 Status ApiService::ask(const core::Input& input, std::stop_token stop) {
@@ -79,21 +102,36 @@ grpc::ServerUnaryReactor* ApiService::Run(Call* call, const v1::RunRequest* requ
   });
 }
 
+Status ApiService::list_jobs(Call* call, const v1::ListJobsRequest& request,
+                             v1::ListJobsReply& reply) {
+  BATON_TRY(const Caller caller, context_.access.caller(*call));
+  const auto limit = request.limit() ? static_cast<int>(request.limit()) : INT_MAX;
+  JobId last(request.after());
+  // Some at a time: heartbeats wait for the same lock.
+  auto add_some = [&](Loop::Locked& l) {
+    for (int looked_at = 0; looked_at < kJobsAtOnce; ++looked_at) {
+      const core::JobRecord* record = l.state.core.next_job(last);
+      if (!record) return false;
+      last = record->id;
+      if (!request.all() && core::has_ended(record->state)) continue;
+      if (reply.jobs_size() == limit) {
+        reply.set_more(true);
+        return false;
+      }
+      *reply.add_jobs() = l.state.job_view(last);
+    }
+    return true;
+  };
+  while (context_.loop.with_lock(add_some)) {
+  }
+  for (auto& job : *reply.mutable_jobs()) complete(caller, job);
+  return {};
+}
+
 grpc::ServerUnaryReactor* ApiService::ListJobs(Call* call, const v1::ListJobsRequest* request,
                                                v1::ListJobsReply* reply) {
-  return answer([this, call, request, reply](std::stop_token) -> Status {
-    auto ids = context_.loop.with_lock([&](Loop::Locked& l) {
-      std::vector<JobId> result;
-      for (const auto* job : l.state.core.jobs())
-        if (request->all() || !core::has_ended(job->state)) result.push_back(job->id);
-      return result;
-    });
-    for (JobId id : ids) {
-      v1::Job job;
-      if (get_job(call, id, job)) *reply->add_jobs() = std::move(job);
-    }
-    return {};
-  });
+  return answer(
+      [this, call, request, reply](std::stop_token) { return list_jobs(call, *request, *reply); });
 }
 
 grpc::ServerUnaryReactor* ApiService::GetJob(Call* call, const v1::JobRef* request,
@@ -268,13 +306,25 @@ grpc::ServerUnaryReactor* ApiService::Remove(Call* call, const v1::JobRef* reque
       [this, call, request](std::stop_token stop) { return remove_job(call, *request, stop); });
 }
 
-grpc::ServerUnaryReactor* ApiService::ListNodes(Call*, const v1::Empty*,
+grpc::ServerUnaryReactor* ApiService::ListNodes(Call*, const v1::ListNodesRequest* request,
                                                 v1::ListNodesReply* reply) {
-  return answer([this, reply](std::stop_token) -> Status {
+  return answer([this, request, reply](std::stop_token) -> Status {
+    // Facts are large and shared; they are copied when nobody waits for the lock.
+    std::vector<std::shared_ptr<const v1::NodeFacts>> facts;
     context_.loop.with_lock([&](Loop::Locked& l) {
-      for (const auto& view : l.state.core.nodes(l.now))
+      for (const auto& view : l.state.core.nodes(l.now)) {
         *reply->add_nodes() = l.state.node_view(view);
+        facts.push_back(l.state.node_facts(view.record.facts.id));
+      }
     });
+    for (int i = 0; i < reply->nodes_size(); ++i) {
+      const v1::NodeFacts& all = *facts[static_cast<std::size_t>(i)];
+      v1::NodeFacts& shown = *reply->mutable_nodes(i)->mutable_facts();
+      if (request->cpu_features())
+        shown = all;
+      else
+        copy_without_cpu_features(all, shown);
+    }
     return {};
   });
 }
@@ -286,7 +336,10 @@ Status ApiService::change_node(const core::Input& input, const std::string& name
   BATON_CHECK(ask(input, stop));
   context_.loop.with_lock([&](Loop::Locked& l) {
     for (const auto& view : l.state.core.nodes(l.now))
-      if (view.record.facts.id == id) node = l.state.node_view(view);
+      if (view.record.facts.id == id) {
+        node = l.state.node_view(view);
+        *node.mutable_facts() = *l.state.node_facts(id);
+      }
   });
   return {};
 }

@@ -30,7 +30,8 @@ class ApiService final : public v1::Api::CallbackService {
   grpc::ServerUnaryReactor* Stop(Call*, const v1::StopRequest*, v1::Job*) override;
   grpc::ServerUnaryReactor* Kill(Call*, const v1::KillRequest*, v1::Job*) override;
   grpc::ServerUnaryReactor* Remove(Call*, const v1::JobRef*, v1::Empty*) override;
-  grpc::ServerUnaryReactor* ListNodes(Call*, const v1::Empty*, v1::ListNodesReply*) override;
+  grpc::ServerUnaryReactor* ListNodes(Call*, const v1::ListNodesRequest*,
+                                      v1::ListNodesReply*) override;
   grpc::ServerUnaryReactor* Drain(Call*, const v1::DrainRequest*, v1::Node*) override;
   grpc::ServerUnaryReactor* Cordon(Call*, const v1::NodeRef*, v1::Node*) override;
   grpc::ServerUnaryReactor* Uncordon(Call*, const v1::NodeRef*, v1::Node*) override;
@@ -44,6 +45,8 @@ class ApiService final : public v1::Api::CallbackService {
   Result<JobId> find_job(const v1::JobRef& ref);
   Result<JobId> own_job(Call* call, const v1::JobRef& ref);
   Status get_job(Call* call, JobId id, v1::Job& job);
+  Status list_jobs(Call* call, const v1::ListJobsRequest& request, v1::ListJobsReply& reply);
+  void complete(const Caller& caller, v1::Job& job);
   Result<JobId> submit(Call* call, v1::JobSpec spec, std::stop_token stop);
   // Applies a user's wish and waits until it is saved.
   Status ask(const core::Input& input, std::stop_token stop);

@@ -36,8 +36,9 @@ grpc::Status ClusterService::Register(grpc::ServerContext* call, const v1::Regis
   input.boot_id = request->boot_id();
   input.incarnations = reports_from_wire(request->incarnations());
   input.staged = staged_from_wire(request->staged());
+  auto facts = std::make_shared<const v1::NodeFacts>(request->facts());
   Loop::Applied applied = context_.loop.with_lock([&](Loop::Locked& l) {
-    l.state.nodes[input.facts.id].facts = request->facts();
+    l.state.nodes[input.facts.id].facts = std::move(facts);
     return l.apply(input);
   });
   if (!applied.registered)

@@ -65,9 +65,8 @@ v1::Policy to_wire(const core::Policy& policy) {
   return wire;
 }
 
-v1::Node to_wire(const core::NodeView& view, const v1::NodeFacts& facts) {
+v1::Node to_wire(const core::NodeView& view) {
   v1::Node wire;
-  *wire.mutable_facts() = facts;
   wire.mutable_facts()->set_name(view.record.facts.id.value);
   wire.set_state(to_wire(view.state));
   wire.set_cordoned(view.record.cordoned);

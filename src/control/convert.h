@@ -11,7 +11,7 @@ v1::NodeState to_wire(core::NodeState state);
 v1::IncarnationState to_wire(core::IncarnationState state);
 v1::Timing to_wire(const core::MoveTiming& timing);
 v1::Policy to_wire(const core::Policy& policy);
-v1::Node to_wire(const core::NodeView& view, const v1::NodeFacts& facts);
+v1::Node to_wire(const core::NodeView& view);  // of its facts the name alone
 
 // Those that came before with the same names share their memory. Thread-safe.
 core::CpuFeatures shared_features(core::CpuFeatures::Names names);

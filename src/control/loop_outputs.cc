@@ -51,7 +51,7 @@ class Loop::Recorder {
     const core::NodeRecord* record = state_.core.find_node(save.node);
     if (!record) return;
     batch_.changes.nodes.push_back(
-        {save.node, encode_record(*record), state_.nodes[save.node].facts.SerializeAsString()});
+        {save.node, encode_record(*record), state_.node_facts(save.node)->SerializeAsString()});
   }
   void on(const core::ForgetJob& forget) {
     state_.jobs.erase(forget.job);

@@ -62,7 +62,8 @@ State::State(const core::Config& config, Loaded loaded, core::TimeMs now)
     entry.checkpoints.emplace(number, std::move(row.info));
   }
   for (auto& [job, timing] : loaded.moves) jobs[job].moves.push_back(std::move(timing));
-  for (auto& row : loaded.nodes) nodes[row.record.facts.id].facts = std::move(row.facts);
+  for (auto& row : loaded.nodes)
+    nodes[row.record.facts.id].facts = std::make_shared<const v1::NodeFacts>(std::move(row.facts));
 }
 
 Result<JobId> State::find_job(const std::string& name_or_id) const {
@@ -159,9 +160,17 @@ v1::Checkpoint State::checkpoint_view(JobId job, const v1::Checkpoint& info) con
 
 v1::Node State::node_view(const core::NodeView& view) const {
   auto entry = nodes.find(view.record.facts.id);
-  v1::Node node = to_wire(view, entry == nodes.end() ? v1::NodeFacts() : entry->second.facts);
+  v1::Node node = to_wire(view);
   if (entry != nodes.end()) *node.mutable_sample() = entry->second.sample;
   return node;
+}
+
+std::shared_ptr<const v1::NodeFacts> State::node_facts(const NodeId& id) const {
+  auto entry = nodes.find(id);
+  if (entry != nodes.end() && entry->second.facts) return entry->second.facts;
+  v1::NodeFacts facts;
+  facts.set_name(id.value);
+  return std::make_shared<const v1::NodeFacts>(std::move(facts));
 }
 
 Changes::Job State::job_changes(const core::JobRecord& record, const JobEntry& entry) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,7 +25,7 @@ struct JobEntry {
 };
 
 struct NodeEntry {
-  v1::NodeFacts facts;
+  std::shared_ptr<const v1::NodeFacts> facts;
   v1::NodeSample sample;
 };
 
@@ -49,7 +50,10 @@ struct State {
   v1::Job job_view(JobId id) const;  // output lengths are the caller's to add
   // With the nodes that have a copy: of the newest one, that on which the job still runs.
   v1::Checkpoint checkpoint_view(JobId job, const v1::Checkpoint& info) const;
+  // Without most of its facts, which are many.
   v1::Node node_view(const core::NodeView& view) const;
+  // Never null.
+  std::shared_ptr<const v1::NodeFacts> node_facts(const NodeId& id) const;
 
   Changes::Job job_changes(const core::JobRecord& record, const JobEntry& entry) const;
 };

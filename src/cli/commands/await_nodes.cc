@@ -23,7 +23,7 @@ Result<std::set<std::string>> missing(Session& session, const Options& options, 
   context.set_deadline(deadline);
   context.set_wait_for_ready(true);  // the controller may be starting
   v1::ListNodesReply reply;
-  BATON_CHECK(wire::check(session.api().ListNodes(&context, v1::Empty(), &reply)));
+  BATON_CHECK(wire::check(session.api().ListNodes(&context, v1::ListNodesRequest(), &reply)));
   std::set<std::string> wanted(options.nodes.begin(), options.nodes.end());
   for (const v1::Node& node : reply.nodes())
     if (node.state() == v1::NODE_UP) wanted.erase(node.facts().name());

@@ -11,7 +11,9 @@ namespace baton::cli {
 namespace {
 
 Result<int> nodes(Session& session, bool json) {
-  BATON_TRY(const v1::ListNodesReply reply, session.call(&v1::Api::Stub::ListNodes, v1::Empty()));
+  v1::ListNodesRequest request;
+  request.set_cpu_features(json);
+  BATON_TRY(const v1::ListNodesReply reply, session.call(&v1::Api::Stub::ListNodes, request));
   if (json) {
     print_json(to_json_list(reply.nodes()));
     return 0;

@@ -11,6 +11,8 @@
 namespace baton::cli {
 namespace {
 
+constexpr std::uint32_t kPageJobs = 500;
+
 struct Options {
   bool all = false;
   bool json = false;
@@ -19,7 +21,14 @@ struct Options {
 Result<int> ps(Session& session, const Options& options) {
   v1::ListJobsRequest request;
   request.set_all(options.all);
-  BATON_TRY(const v1::ListJobsReply reply, session.call(&v1::Api::Stub::ListJobs, request));
+  request.set_limit(kPageJobs);
+  v1::ListJobsReply reply;
+  do {
+    if (reply.jobs_size() > 0) request.set_after(reply.jobs().rbegin()->id());
+    BATON_TRY(const v1::ListJobsReply page, session.call(&v1::Api::Stub::ListJobs, request));
+    reply.MergeFrom(page);
+    reply.set_more(page.more());
+  } while (reply.more());
   if (options.json) {
     print_json(to_json_list(reply.jobs()));
     return 0;
