@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "control/convert.h"
+#include "control/order_stream.h"
 #include "control/validate.h"
 #include "wire/status.h"
 
@@ -59,103 +60,44 @@ grpc::Status ClusterService::Register(grpc::ServerContext* call, const v1::Regis
   return grpc::Status::OK;
 }
 
-grpc::Status ClusterService::Heartbeat(grpc::ServerContext* call,
-                                       const v1::HeartbeatRequest* request,
-                                       v1::HeartbeatReply* reply) {
+grpc::ServerUnaryReactor* ClusterService::Heartbeat(grpc::CallbackServerContext* call,
+                                                    const v1::HeartbeatRequest* request,
+                                                    v1::HeartbeatReply* reply) {
+  auto* reactor = call->DefaultReactor();
+  reactor->Finish(heartbeat(*call, *request, *reply));
+  return reactor;
+}
+
+grpc::Status ClusterService::heartbeat(const grpc::ServerContextBase& call,
+                                       const v1::HeartbeatRequest& request,
+                                       v1::HeartbeatReply& reply) {
   core::Heartbeat input;
-  input.node = NodeId(request->node());
-  if (auto status = context_.access.check_node(*call, input.node); !status)
+  input.node = NodeId(request.node());
+  if (auto status = context_.access.check_node(call, input.node); !status)
     return wire::to_grpc(status);
-  input.epoch = request->agent_epoch();
-  input.sample = from_wire(request->sample());
-  input.incarnations = reports_from_wire(request->incarnations());
-  input.staged = staged_from_wire(request->staged());
+  input.epoch = request.agent_epoch();
+  input.sample = from_wire(request.sample());
+  input.incarnations = reports_from_wire(request.incarnations());
+  input.staged = staged_from_wire(request.staged());
   // The answer does not wait for the disk: a renewal changes nothing that is saved.
   Loop::Applied applied = context_.loop.with_lock([&](Loop::Locked& l) {
     Loop::Applied result = l.apply(input);
     auto entry = l.state.nodes.find(input.node);
     if (result.heartbeat && result.heartbeat->renewed && entry != l.state.nodes.end())
-      entry->second.sample = request->sample();
+      entry->second.sample = request.sample();
     return result;
   });
   if (applied.heartbeat) {
-    reply->set_renewed(applied.heartbeat->renewed);
-    reply->set_lease_ms(applied.heartbeat->lease_ms);
+    reply.set_renewed(applied.heartbeat->renewed);
+    reply.set_lease_ms(applied.heartbeat->lease_ms);
   }
-  *reply->mutable_policy() = context_.policy;
+  *reply.mutable_policy() = context_.policy;
   return grpc::Status::OK;
 }
 
-grpc::Status ClusterService::Attach(grpc::ServerContext* call,
-                                    grpc::ServerReaderWriter<v1::Order, v1::AgentMessage>* stream) {
-  v1::AgentMessage message;
-  if (!stream->Read(&message) || !message.has_hello())
-    return wire::to_grpc(
-        Error(ErrorCode::InvalidArgument, "attach: the first message is no hello"));
-  NodeId node(message.hello().node());
-  if (auto status = context_.access.check_node(*call, node); !status) return wire::to_grpc(status);
-  auto id = context_.loop.with_lock([&](Loop::Locked& l) {
-    return l.state.links.open_stream(node, message.hello().agent_epoch());
-  });
-  if (!id) return wire::to_grpc(Error(ErrorCode::FailedPrecondition, "attach: register first"));
-  // After the stream is open: whoever shuts the node out meanwhile closes it, or is seen here.
-  if (auto status = context_.access.check_node(*call, node); !status) return wire::to_grpc(status);
-  context_.loop.wake_all();  // the stream before this one ends
-  std::stop_callback cancel(context_.calls.stop_token(), [&] { call->TryCancel(); });
-  std::jthread sender([&](std::stop_token stop) { send_orders(node, *id, call, stream, stop); });
-  while (stream->Read(&message))
-    if (message.has_result()) take_result(node, message.result());
-  return grpc::Status::OK;
-}
-
-void ClusterService::send_orders(const NodeId& node, Links::StreamId stream_id,
-                                 grpc::ServerContext* call,
-                                 grpc::ServerReaderWriter<v1::Order, v1::AgentMessage>* stream,
-                                 std::stop_token stop) {
-  std::uint64_t sent = 0;
-  for (;;) {
-    std::optional<v1::Order> order;
-    bool superseded = false;
-    bool woken = context_.loop.wait(stop, std::nullopt, [&](Loop::Locked& l) {
-      superseded = !l.state.links.is_current(node, stream_id);
-      if (superseded) return true;
-      const PendingOrder* next = l.state.links.next_to_send(node, sent);
-      if (next) order = next->message;
-      return next != nullptr;
-    });
-    if (!woken) return;
-    if (superseded) {
-      call->TryCancel();
-      return;
-    }
-    if (!stream->Write(*order)) return;
-    sent = order->order_id();
-  }
-}
-
-void ClusterService::take_result(const NodeId& node, const v1::OrderResult& result) {
-  context_.loop.with_lock([&](Loop::Locked& l) {
-    auto order = l.state.links.take(node, result.order_id());
-    if (!order) {
-      spdlog::debug("{}: result of order {}, which is void", node, result.order_id());
-      return;
-    }
-    core::OrderDone done;
-    done.kind = order->kind;
-    done.job = order->job;
-    done.generation = order->generation;
-    done.node = node;
-    done.failure = from_wire(result.failure());
-    done.error = result.error();
-    done.log_tail = result.log_tail();
-    done.checkpoint = CheckpointNumber(result.checkpoint());
-    done.frozen_for_ms = result.frozen_for_ms();
-    done.fetch_ms = result.fetch_ms();
-    done.restore_ms = result.restore_ms();
-    done.running_for_ms = result.running_for_ms();
-    done.fetched_bytes = result.fetched_bytes();
-    l.apply(done);
-  });
+grpc::ServerBidiReactor<v1::AgentMessage, v1::Order>* ClusterService::Attach(
+    grpc::CallbackServerContext* call) {
+  return serve_orders(context_, *call);
 }
 
 grpc::Status ClusterService::ShipOutput(grpc::ServerContext* call, const v1::OutputChunk* request,

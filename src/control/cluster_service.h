@@ -1,5 +1,8 @@
-// The agents' side of the controller: registration, heartbeats, orders, output and reports.
-// Bulk (checkpoints) is in bulk.h.
+// The agents' side of the controller: registration, heartbeats, output and reports. Bulk
+// (checkpoints) is in bulk.h, orders are in order_stream.h.
+//
+// What each node does all the time, heartbeats and its stream of orders, takes no thread while it
+// waits; the rest waits for the disk.
 #pragma once
 
 #include "control/bulk.h"
@@ -8,16 +11,18 @@
 
 namespace baton::control {
 
-class ClusterService final : public v1::Cluster::Service {
+class ClusterService final : public v1::Cluster::WithCallbackMethod_Heartbeat<
+                                 v1::Cluster::WithCallbackMethod_Attach<v1::Cluster::Service>> {
  public:
   ClusterService(ServiceContext& context, Bulk& bulk) : context_(context), bulk_(bulk) {}
 
   grpc::Status Register(grpc::ServerContext* call, const v1::RegisterRequest* request,
                         v1::RegisterReply* reply) override;
-  grpc::Status Heartbeat(grpc::ServerContext* call, const v1::HeartbeatRequest* request,
-                         v1::HeartbeatReply* reply) override;
-  grpc::Status Attach(grpc::ServerContext* call,
-                      grpc::ServerReaderWriter<v1::Order, v1::AgentMessage>* stream) override;
+  grpc::ServerUnaryReactor* Heartbeat(grpc::CallbackServerContext* call,
+                                      const v1::HeartbeatRequest* request,
+                                      v1::HeartbeatReply* reply) override;
+  grpc::ServerBidiReactor<v1::AgentMessage, v1::Order>* Attach(
+      grpc::CallbackServerContext* call) override;
   grpc::Status ShipOutput(grpc::ServerContext* call, const v1::OutputChunk* request,
                           v1::OutputReply* reply) override;
   grpc::Status HasSharedFiles(grpc::ServerContext* call, const v1::HasSharedFilesRequest* request,
@@ -33,13 +38,11 @@ class ClusterService final : public v1::Cluster::Service {
                                 v1::Empty* reply) override;
 
  private:
-  void send_orders(const NodeId& node, Links::StreamId stream_id, grpc::ServerContext* call,
-                   grpc::ServerReaderWriter<v1::Order, v1::AgentMessage>* stream,
-                   std::stop_token stop);
+  grpc::Status heartbeat(const grpc::ServerContextBase& call, const v1::HeartbeatRequest& request,
+                         v1::HeartbeatReply& reply);
   // Forbidden: the incarnation is another node's.
   Status check_holder(Loop::Locked& l, const grpc::ServerContext& call, JobId job,
                       Generation generation) const;
-  void take_result(const NodeId& node, const v1::OrderResult& result);
 
   ServiceContext& context_;
   Bulk& bulk_;

@@ -195,11 +195,6 @@ Status Loop::wait_cleaned(std::stop_token stop) {
   return fail(cancelled());
 }
 
-void Loop::wake_all() {
-  std::lock_guard lock(mutex_);
-  saved_.notify_all();
-}
-
 Loop::Request::Request(Loop& loop) : loop_(loop) {
   std::lock_guard lock(loop_.mutex_);
   id_ = loop_.next_request_++;

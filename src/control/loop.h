@@ -96,7 +96,9 @@ class Loop {
   };
   template <typename Function>
   auto with_lock(Function&& function) {
+    Links::Roused roused;  // told once the lock is free
     std::lock_guard lock(mutex_);
+    const TakeRoused last{state_.links, roused};
     Locked locked(*this, advance_time());
     return function(locked);
   }
@@ -113,7 +115,6 @@ class Loop {
             const std::function<bool(Locked&)>& predicate);
   // Returns when what has been decided to be deleted is deleted. Cancelled.
   Status wait_cleaned(std::stop_token stop);
-  void wake_all();  // something that a predicate looks at has changed
 
   // The answers that the core gives to one user's request. Forgotten with the object.
   class Request {
@@ -144,6 +145,11 @@ class Loop {
     std::optional<core::CheckpointFinished> checkpoint;
   };
   class Recorder;
+  struct TakeRoused {
+    Links& links;
+    Links::Roused& into;
+    ~TakeRoused() { links.take_roused(into); }
+  };
 
   core::TimeMs advance_time();
   void save_loop(std::stop_token stop);

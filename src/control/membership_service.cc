@@ -56,7 +56,6 @@ grpc::Status MembershipService::Revoke(grpc::ServerContext*, const v1::RevokeReq
   if (request->kind() != v1::IDENTITY_NODE) return grpc::Status::OK;
   // Its heartbeats are refused from now on, so its lease runs out and its jobs go on elsewhere.
   context_.loop.with_lock([&](Loop::Locked& l) { l.state.links.cut(NodeId(request->name())); });
-  context_.loop.wake_all();
   return grpc::Status::OK;
 }
 

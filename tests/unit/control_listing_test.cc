@@ -46,5 +46,25 @@ TEST_F(ControllerTest, NodesAreListedWithTheirCpuFeaturesOnlyWhenAskedFor) {
   EXPECT_EQ(nodes->nodes(0).facts().cpu_features_size(), 1);
 }
 
+std::ptrdiff_t threads() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return std::distance(begin(tasks), end(tasks));
+}
+
+TEST_F(ControllerTest, AStreamOfOrdersTakesNoThread) {
+  constexpr int count = 40;
+  std::deque<fakes::FakeAgent> agents;
+  for (int i = 0; i < count; ++i) {
+    agents.emplace_back(address_, fmt::format("node-{}", i));
+    ASSERT_OK(agents.back().enroll());
+  }
+  const auto before = threads();
+  for (auto& agent : agents) agent.attach();
+  run_on(agents[7], spec("one", "node-7"));
+  run_on(agents[31], spec("two", "node-31"));
+  // Each fake agent has one itself.
+  EXPECT_LT(threads() - before, count + count / 2);
+}
+
 }  // namespace
 }  // namespace baton::control
