@@ -55,6 +55,7 @@ Result<std::uint64_t> OutputLog::append(Generation generation, std::uint64_t off
 Status OutputLog::make_durable(std::uint64_t length) {
   std::uint64_t synced = 0;
   std::uint64_t roll_backs = 0;
+  bool first = false;
   {
     std::lock_guard lock(mutex_);
     if (length_ < length)
@@ -63,8 +64,11 @@ Status OutputLog::make_durable(std::uint64_t length) {
     if (durable_ >= length) return {};
     synced = length_;
     roll_backs = roll_backs_;
+    first = durable_ == 0;
   }
   if (::fdatasync(fd_.get()) != 0) return fail_errno(fmt::format("fsync {}", path_.string()));
+  // Not when the file was made: until here a missing one means no more than an empty one.
+  if (first) BATON_CHECK(sys::sync_directory(path_.parent_path()));
   std::lock_guard lock(mutex_);
   // Bytes that replaced others meanwhile are not the ones that were synced.
   if (roll_backs == roll_backs_) durable_ = std::max(durable_, synced);
@@ -152,17 +156,19 @@ Result<std::unique_ptr<OutputLogs>> OutputLogs::open(std::filesystem::path folde
 }
 
 Result<std::shared_ptr<OutputLog>> OutputLogs::get(JobId job) {
-  std::lock_guard lock(mutex_);
-  if (auto found = logs_.find(job); found != logs_.end()) return found->second;
+  {
+    std::lock_guard lock(mutex_);
+    if (auto found = logs_.find(job); found != logs_.end()) return found->second;
+  }
+  // Without the lock: nobody who asks for another job's log waits for this disk.
   auto path = folder_ / fmt::format("{}.log", job);
   BATON_TRY(Fd fd, sys::open_file(path, O_RDWR | O_CREAT, 0600));
-  BATON_CHECK(sys::sync_directory(folder_));
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0) return fail_errno(fmt::format("stat {}", path.string()));
   auto log =
       std::make_shared<OutputLog>(path, std::move(fd), static_cast<std::uint64_t>(info.st_size));
-  logs_.emplace(job, log);
-  return log;
+  std::lock_guard lock(mutex_);
+  return logs_.emplace(job, std::move(log)).first->second;  // or whoever was faster
 }
 
 Result<std::vector<JobId>> OutputLogs::list() const {
