@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/version.h"
 #include "control/controller.h"
+#include "sys/limits.h"
 
 namespace baton::control {
 namespace {
@@ -95,6 +96,9 @@ void add_options(CLI::App& app, ControllerOptions& options) {
 
 int run_controller(const ControllerOptions& options) {
   log_init("controller", options.log_level);
+  // One for each job's output, and some for each node's connections.
+  if (auto status = sys::allow_many_descriptors(); !status)
+    spdlog::warn("{}", status.error().message());
   // Before any thread exists, so that all of them leave these to sigwait().
   sigset_t signals;
   ::sigemptyset(&signals);
