@@ -9,6 +9,8 @@
 #   make bench-migrate, make bench-failover
 #                     planned moves against stock CRIU, and recoveries: build/bench/….json
 #   make bench-memory the memory part of that alone: build/bench/memory.json
+#   make bench-controller
+#                     a controller with 1,000 agents and 10,000 jobs: build/bench/controller.json
 #   make sim [SEEDS=4300]
 #                     simulated clusters, 1,000 hours of them, and with bugs that must be found
 #   make prove-checkpoints [COUNT=2000] [SEED=n]
@@ -22,7 +24,7 @@ BUILD := build
 PROGRAMS := baton baton-init criu-shim simple_loop
 
 
-.PHONY: sim chaos bench-migrate bench-failover all deps configure programs criu demo demo-docker test bench-pause bench-memory bench-store prove-checkpoints format clean
+.PHONY: sim chaos bench-controller bench-migrate bench-failover all deps configure programs criu demo demo-docker test bench-pause bench-memory bench-store prove-checkpoints format clean
 
 all: criu
 
@@ -58,6 +60,11 @@ bench-pause bench-memory bench-store: bench-%: criu
 	cmake --build $(BUILD) --target bench_$*
 	mkdir -p $(BUILD)/bench
 	$(BUILD)/bench_$* --json $(BUILD)/bench/$*.json
+
+bench-controller: configure
+	cmake --build $(BUILD) --target baton bench_controller
+	mkdir -p $(BUILD)/bench
+	$(BUILD)/bench_controller --json $(BUILD)/bench/controller.json
 
 bench-migrate bench-failover: bench-%: criu
 	scripts/install-deps test bench

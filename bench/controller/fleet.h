@@ -1,0 +1,44 @@
+// Many simulated agents with an identity each.
+#pragma once
+
+#include <deque>
+#include <filesystem>
+#include <thread>
+
+#include "base/result.h"
+#include "controller/process.h"
+#include "controller/sim_agent.h"
+#include "wire/identity.pb.h"
+
+namespace baton::bench {
+
+// A connection for somebody who has not been in before: makes a token as the administrator of the
+// controller's machine, and spends it.
+Result<wire::Dialer> join(const ControllerProcess& controller, v1::IdentityKind kind,
+                          const std::string& name, const std::string& address,
+                          const std::filesystem::path& identity);
+
+class Fleet {
+ public:
+  // Joins them one by one; none is started.
+  static Result<std::unique_ptr<Fleet>> join(const ControllerProcess& controller, int agents,
+                                             const std::filesystem::path& identities);
+  ~Fleet();
+  Fleet(const Fleet&) = delete;
+  Fleet& operator=(const Fleet&) = delete;
+
+  // Some more each second, so that not all of them connect at once; then each has a turn per
+  // second, evenly spread.
+  void start();
+  AgentFigures& figures() { return figures_; }
+
+ private:
+  Fleet() = default;
+  void pace(std::stop_token stop);
+
+  AgentFigures figures_;
+  std::deque<SimAgent> agents_;
+  std::jthread pacer_;
+};
+
+}  // namespace baton::bench
