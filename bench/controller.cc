@@ -9,12 +9,14 @@
 // per agent and second, with all its jobs; each job's checkpoint is reported on once a minute), and
 // calls of the API. There is no CRIU and there are no checkpoints' bytes.
 //
-// `generator` in the report is this process: it shares the machine with what it measures.
+// `generator` in the report is this process: it shares the machine with what it measures, and how
+// late it wakes up after a sleep says what the machine's other work adds to every figure.
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <fstream>
+#include <optional>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -107,13 +109,14 @@ class Bench {
 
   Status run() {
     BATON_CHECK(sys::allow_many_descriptors());
-    BATON_TRY(const auto scratch, ScratchDirectory::make(options_.directory));
+    BATON_TRY(auto scratch, ScratchDirectory::make(options_.directory));
+    const fs::path directory = scratch_.emplace(std::move(scratch)).path();
     const fs::path baton = fs::read_symlink("/proc/self/exe").parent_path() / "baton";
-    BATON_TRY(controller_, ControllerProcess::start(baton, scratch.path()));
+    BATON_TRY(controller_, ControllerProcess::start(baton, directory));
     BATON_TRY(dialer_, join(*controller_, v1::IDENTITY_USER, "bench", controller_->users_address(),
-                            scratch.path() / "user"));
+                            directory / "user"));
     auto began = boot_time_ns();
-    BATON_TRY(fleet_, Fleet::join(*controller_, options_.nodes, scratch.path() / "agents"));
+    BATON_TRY(fleet_, Fleet::join(*controller_, options_.nodes, directory / "agents"));
     phase("all have joined", began);
     began = boot_time_ns();
     fleet_->start();
@@ -128,8 +131,6 @@ class Bench {
     phase("all jobs run", began);
     std::this_thread::sleep_for(settle_time);
     BATON_CHECK(measure());
-    fleet_.reset();
-    controller_.reset();
     return {};
   }
   json report() const {
@@ -178,6 +179,7 @@ class Bench {
   Status measure() {
     AgentFigures& agents = fleet_->figures();
     agents.take_heartbeats_ms();
+    fleet_->take_late_ms();
     const auto failed = agents.failed.load(), late = agents.late.load(),
                not_renewed = agents.not_renewed.load();
     BATON_TRY(const double cpu_before, cpu_seconds(controller_->pid()));
@@ -222,6 +224,7 @@ class Bench {
     PacedCalls::Outcome beats{.ms = agents.take_heartbeats_ms(),
                               .failed = agents.failed - failed + agents.not_renewed - not_renewed,
                               .error = ""};
+    const auto wake_ups_ms = fleet_->take_late_ms();
     const auto expected = static_cast<double>(options_.nodes) * wall_s;
     const double kept = static_cast<double>(beats.ms.size()) / expected;
     add_latency("a heartbeat, that is, the renewal of a lease", std::move(beats), samples);
@@ -240,15 +243,22 @@ class Bench {
                         {"resident_peak_mib", peak_mib},
                         {"threads", controller_->threads()},
                         {"descriptors", controller_->descriptors()}}},
-                      {"generator", {{"cpu_cores", (own_after - own_before) / wall_s}}},
+                      {"generator",
+                       {{"cpu_cores", (own_after - own_before) / wall_s},
+                        {"wakes_late_ms",
+                         {{"p50", percentile(wake_ups_ms, 0.5)},
+                          {"p90", percentile(wake_ups_ms, 0.9)},
+                          {"p99", percentile(wake_ups_ms, 0.99)}}}}},
                       {"agents",
                        {{"late_turns", agents.late - late},
                         {"failed_calls", agents.failed - failed},
                         {"streams_ended", agents.streams_ended.load()}}},
                       {"samples_ms", samples}});
-    fmt::print("controller {:.2f} cores, {:.0f} MiB now, {} threads; this generator {:.2f} cores\n",
-               cores, controller_->resident_mib(), controller_->threads(),
-               (own_after - own_before) / wall_s);
+    fmt::print(
+        "controller {:.2f} cores, {:.0f} MiB now, {} threads; this generator {:.2f} cores, wakes "
+        "up {:.1f} ms late (p99)\n",
+        cores, controller_->resident_mib(), controller_->threads(),
+        (own_after - own_before) / wall_s, percentile(wake_ups_ms, 0.99));
     return {};
   }
 
@@ -268,6 +278,7 @@ class Bench {
 
   const Options options_;
   const json surroundings_ = environment();
+  std::optional<ScratchDirectory> scratch_;  // goes after all that use it
   std::optional<wire::Dialer> dialer_;
   std::unique_ptr<ControllerProcess> controller_;
   std::unique_ptr<Fleet> fleet_;

@@ -75,14 +75,23 @@ void Fleet::start() {
   pacer_ = std::jthread([this](std::stop_token stop) { pace(stop); });
 }
 
+std::vector<double> Fleet::take_late_ms() {
+  std::lock_guard lock(late_mutex_);
+  return std::exchange(late_ms_, {});
+}
+
 void Fleet::pace(std::stop_token stop) {
   const auto slot = Clock::duration(period) / static_cast<int>(agents_.size());
   std::size_t started = 0;
   for (auto round = Clock::now(); !stop.stop_requested(); round += period) {
     started = std::min(started + started_per_period, agents_.size());
     for (std::size_t i = 0; i < started && !stop.stop_requested(); ++i) {
-      std::this_thread::sleep_until(round + slot * static_cast<int>(i));
+      const auto due = round + slot * static_cast<int>(i);
+      std::this_thread::sleep_until(due);
+      const std::chrono::duration<double, std::milli> late = Clock::now() - due;
       agents_[i].turn();
+      std::lock_guard lock(late_mutex_);
+      late_ms_.push_back(late.count());
     }
     std::this_thread::sleep_until(round + period);
   }

@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <filesystem>
+#include <mutex>
 #include <thread>
 
 #include "base/result.h"
@@ -31,6 +32,8 @@ class Fleet {
   // second, evenly spread.
   void start();
   AgentFigures& figures() { return figures_; }
+  // By how much turns began too late since the last call of this: how busy the machine is.
+  std::vector<double> take_late_ms();
 
  private:
   Fleet() = default;
@@ -38,6 +41,8 @@ class Fleet {
 
   AgentFigures figures_;
   std::deque<SimAgent> agents_;
+  std::mutex late_mutex_;
+  std::vector<double> late_ms_;
   std::jthread pacer_;
 };
 
