@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/nesting.h"
 #include "control/archives.h"
 #include "control/convert.h"
 #include "control/validate.h"
@@ -33,7 +34,8 @@ Status parse(const nlohmann::json& description, const char* field, Message& mess
 }
 
 Result<Description> parse_description(const std::string& text) {
-  const auto json = nlohmann::json::parse(text, nullptr, false);
+  const auto json =
+      nests_deeper(text) ? nlohmann::json() : nlohmann::json::parse(text, nullptr, false);
   if (!json.is_object())
     return fail(ErrorCode::Damaged, "archive of a checkpoint: its description can't be read");
   Description description;

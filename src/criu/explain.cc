@@ -1,5 +1,6 @@
 #include "criu/explain.h"
 
+#include <algorithm>
 #include <optional>
 #include <regex>
 #include <vector>
@@ -209,7 +210,11 @@ const std::vector<Compiled>& rules(Operation operation) {
   return operation == Operation::Dump ? dump : restore;
 }
 
-std::optional<Explanation> match_line(Operation operation, const std::string& line) {
+// CRIU's own lines are shorter. std::regex recurses for each character.
+constexpr std::size_t line_bytes_max = 2048;
+
+std::optional<Explanation> match_line(Operation operation, std::string line) {
+  line.resize(std::min(line.size(), line_bytes_max));
   for (const auto& [rule, pattern] : rules(operation)) {
     std::smatch match;
     if (std::regex_search(line, match, pattern))

@@ -104,7 +104,12 @@ Result<ImageSummary> summarize_images(const fs::path& directory) {
   ImageSummary summary;
   BATON_TRY(auto tree,
             read_entries<criu_images::PstreeEntry>(directory / "pstree.img", kPstreeMagic));
+  std::unordered_set<std::uint32_t> pids;
   for (const auto& entry : tree) {
+    // Or a small image would have large ones read over and over.
+    if (!pids.insert(entry.pid()).second)
+      return fail(ErrorCode::Damaged,
+                  fmt::format("CRIU's images have process {} twice", entry.pid()));
     ImageProcess process{static_cast<pid_t>(entry.pid()), static_cast<pid_t>(entry.ppid()), {}};
     for (auto thread : entry.threads()) process.threads.push_back(static_cast<pid_t>(thread));
     if (process.threads.size() > 1) summary.features.insert("threads");

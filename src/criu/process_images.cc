@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <map>
+#include <unordered_set>
 
 #include "criu/criu_images.pb.h"
 #include "criu/image_file.h"
@@ -24,6 +25,12 @@ constexpr std::uint32_t kVmaShared = 1 << 8;
 constexpr std::uint32_t kVmaSysv = 1 << 10;
 constexpr std::uint32_t kVmaVvar = 1 << 12;
 constexpr std::uint32_t kVmaMemfd = 1 << 14;
+
+// Of a mapping or descriptor; more is shown nowhere.
+constexpr std::size_t kMaxTextBytes = 256;
+// Mappings and descriptors of a job. Small images can name them, and large texts with them, over
+// and over.
+constexpr std::size_t kMaxLines = 4u << 20;
 
 std::string address(std::uint32_t family,
                     const google::protobuf::RepeatedField<std::uint32_t>& words,
@@ -52,7 +59,7 @@ std::string describe(const criu_images::InetSocket& socket) {
 }
 
 std::string describe(const criu_images::UnixSocket& socket) {
-  std::string name = socket.name();
+  std::string name = socket.name().substr(0, kMaxTextBytes);
   if (name.starts_with('\0')) name[0] = '@';
   while (name.ends_with('\0')) name.pop_back();
   std::string text = fmt::format("socket {}", socket.ino());
@@ -62,7 +69,8 @@ std::string describe(const criu_images::UnixSocket& socket) {
 }
 
 std::string path_of(const criu_images::RegFile& file) {
-  return file.name().starts_with('/') ? file.name() : "/" + file.name();
+  const std::string name = file.name().substr(0, kMaxTextBytes);
+  return name.starts_with('/') ? name : "/" + name;
 }
 
 std::string describe(const criu_images::FileEntry& file) {
@@ -151,7 +159,12 @@ Result<std::vector<ProcessImage>> read_processes(const fs::path& directory) {
   BATON_TRY(auto tree,
             read_entries<criu_images::PstreeEntry>(directory / "pstree.img", kPstreeMagic));
   std::vector<ProcessImage> processes;
+  std::unordered_set<std::uint32_t> pids;
+  std::size_t lines = 0;
   for (const auto& entry : tree) {
+    if (!pids.insert(entry.pid()).second)
+      return fail(ErrorCode::Damaged,
+                  fmt::format("CRIU's images have process {} twice", entry.pid()));
     ProcessImage process;
     process.pid = static_cast<pid_t>(entry.pid());
     process.parent = static_cast<pid_t>(entry.ppid());
@@ -159,6 +172,9 @@ Result<std::vector<ProcessImage>> read_processes(const fs::path& directory) {
     BATON_CHECK(add_command(directory, process));
     BATON_CHECK(add_memory(directory, files, process));
     BATON_CHECK(add_descriptors(directory, files, process));
+    lines += process.mappings.size() + process.descriptors.size();
+    if (lines > kMaxLines)
+      return fail(ErrorCode::Damaged, "CRIU's images have an absurd number of mappings");
     processes.push_back(std::move(process));
   }
   return processes;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "base/nesting.h"
 #include "store/hash.h"
 #include "sys/file.h"
 
@@ -102,6 +103,7 @@ Result<std::map<std::string, std::vector<FileContent>>> read_contents(
   BATON_TRY(const std::string text, sys::read_file(checkpoint_json));
   std::map<std::string, std::vector<FileContent>> contents;
   try {
+    if (nests_deeper(text)) throw std::runtime_error("it nests too deeply");
     for (const auto& tree : nlohmann::json::parse(text).at("trees"))
       contents[tree.at("archive").get<std::string>()] = contents_from(tree);
   } catch (const std::exception& problem) {

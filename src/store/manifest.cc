@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/nesting.h"
 #include "store/hash.h"
 
 namespace baton::store {
@@ -58,6 +59,7 @@ std::string encode_manifest(const Manifest& manifest) {
 }
 
 Result<Manifest> decode_manifest(std::string_view text) {
+  if (nests_deeper(text)) return damaged("it nests too deeply");
   json whole = json::parse(text, nullptr, false);
   if (!whole.is_object() || !whole.contains("body") || !whole["body"].is_object() ||
       !whole.contains("body_xxh3_128"))

@@ -87,6 +87,7 @@ Status PackReader::Index::load() {
   BATON_CHECK_CTX(sys::pread_all(file.get(), index.data(), index.size(), foot.index_offset),
                   path.string());
   if (hash_whole(index) != foot.index_hash) return damaged("its index has a wrong checksum");
+  if (foot.pages == 0) return {};
   extents->all.resize(foot.extents);
   hashes.resize(foot.pages);
   std::memcpy(extents->all.data(), index.data(), foot.extents * sizeof(Extent));

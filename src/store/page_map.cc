@@ -2,9 +2,11 @@
 
 #include <zstd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstring>
+#include <memory>
 #include <optional>
 
 #include "store/pack.h"
@@ -20,6 +22,7 @@ constexpr std::uint64_t kRunsMax = std::uint64_t{1} << 30;
 constexpr std::uint64_t kAddressEnd = std::uint64_t{1} << 57;
 constexpr std::uint64_t kRunBytesMax = 40;  // four numbers of at most ten bytes
 constexpr std::uint64_t kRunBytesMin = 4;
+constexpr int kWindowLogMax = 23;  // encode_page_map() needs 21; the frame may ask for more
 
 struct Head {
   std::array<char, 8> magic = kMagic;
@@ -76,6 +79,27 @@ PageHash parse_hash(std::string_view text) {
   std::from_chars(text.data(), text.data() + 16, hash.high, 16);
   std::from_chars(text.data() + 16, text.data() + 32, hash.low, 16);
   return hash;
+}
+
+// Appends what `bytes` decompress to, `size` bytes in all; false if they do not. Memory is taken as
+// content comes, not as figures promise it.
+bool decompress(std::string_view bytes, std::uint64_t size, std::string& out) {
+  constexpr std::uint64_t step = 1 << 20;
+  const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(),
+                                                                     &ZSTD_freeDCtx);
+  ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, kWindowLogMax);
+  const std::uint64_t end = out.size() + size;
+  ZSTD_inBuffer in{bytes.data(), bytes.size(), 0};
+  for (std::size_t left = 1; left != 0;) {
+    const std::size_t in_before = in.pos, out_before = out.size();
+    out.resize(out_before + std::min(step, end - out_before));
+    ZSTD_outBuffer to{out.data(), out.size(), out_before};
+    left = ZSTD_decompressStream(context.get(), &to, &in);
+    out.resize(to.pos);
+    if (ZSTD_isError(left)) return false;
+    if (left != 0 && in.pos == in_before && to.pos == out_before) return false;
+  }
+  return in.pos == in.size && out.size() == end;
 }
 
 std::string encode_body(const PageMap& map) {
@@ -185,10 +209,7 @@ Result<PageMap> decode_page_map(std::string_view bytes) {
   // The compressed size bounds what is believed of the size before: zstd's best is about 1 to 2^14.
   if (head.body_bytes > (std::uint64_t{bytes.size()} << 15)) return damaged("its size is absurd");
   std::string whole(table);
-  whole.resize(table.size() + head.body_bytes);
-  std::size_t count =
-      ZSTD_decompress(whole.data() + table.size(), head.body_bytes, bytes.data(), bytes.size());
-  if (ZSTD_isError(count) || count != head.body_bytes) return damaged("it does not decompress");
+  if (!decompress(bytes, head.body_bytes, whole)) return damaged("it does not decompress");
   if (hash_whole(whole) != head.body_hash) return damaged("its checksum is wrong");
   PageMap map;
   for (std::uint32_t i = 0; i < head.packs; ++i) {

@@ -131,7 +131,7 @@ class TreeReader {
       int outcome = archive_read_data_block(reader_.get(), &data, &count, &offset);
       if (outcome == ARCHIVE_EOF) break;
       BATON_CHECK(check(outcome));
-      if (offset < 0 || offset + static_cast<la_int64_t>(count) > size)
+      if (offset < 0 || offset > size || static_cast<la_int64_t>(count) > size - offset)
         return fail(ErrorCode::Damaged, "more data than announced");
       BATON_CHECK(sys::pwrite_all(file.get(), {static_cast<const char*>(data), count},
                                   static_cast<std::uint64_t>(offset)));

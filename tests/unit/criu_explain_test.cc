@@ -122,6 +122,14 @@ TEST(Log, FirstErrorIsWithoutTimePidAndPlace) {
   EXPECT_EQ(first_error(""), "");
 }
 
+TEST(Log, ALongLineDoesNotEndTheStack) {
+  // Names are the job's to choose.
+  const std::string line =
+      "(00.1) Error (criu/x.c:1): Can't open file /" + std::string(1 << 20, 'n') + ": No such file";
+  EXPECT_FALSE(explain(restore, "", line).text.empty());
+  EXPECT_FALSE(explain(dump, line, "").text.empty());
+}
+
 TEST(Log, TailStartsAtALine) {
   EXPECT_EQ(tail("one\ntwo\nthree\n", 8), "three\n");
   EXPECT_EQ(tail("short", 100), "short");

@@ -7,6 +7,7 @@
 
 #include "criu/criu_images.pb.h"
 #include "criu/image_file.h"
+#include "criu/images.h"
 #include "criu/process_images.h"
 #include "fakes/temp_dir.h"
 
@@ -126,6 +127,28 @@ TEST_F(ProcessImagesTest, TellsProcessesDescriptorsAndMappings) {
   EXPECT_EQ(server.mappings[2].what, "[stack]");
   EXPECT_EQ(server.mappings[3].what, "");
   EXPECT_TRUE((*processes)[1].mappings.empty()) << "a zombie";
+}
+
+TEST_F(ProcessImagesTest, AProcessThatComesTwiceIsRefused) {
+  criu_images::PstreeEntry tree;
+  tree.set_pid(2);
+  tree.set_ppid(1);
+  tree.set_pgid(2);
+  tree.set_sid(2);
+  write("pstree.img", kPstreeMagic, std::vector{tree, tree});
+  EXPECT_THAT(read_processes(directory_.path()).error().message(), testing::HasSubstr("twice"));
+  EXPECT_THAT(summarize_images(directory_.path()).error().message(), testing::HasSubstr("twice"));
+}
+
+TEST_F(ProcessImagesTest, ALongNameIsCut) {
+  FileEntry regular = file(1, 10);
+  regular.mutable_reg()->set_id(10);
+  regular.mutable_reg()->set_flags(0);
+  regular.mutable_reg()->set_name(std::string(1 << 20, 'n'));
+  write("files.img", kFilesMagic, std::vector{regular});
+  auto processes = read_processes(directory_.path());
+  ASSERT_TRUE(processes) << processes.error().message();
+  EXPECT_LT(processes->at(0).mappings[0].what.size(), 1'000u);
 }
 
 TEST_F(ProcessImagesTest, AnImageThatIsNotWholeIsNamed) {

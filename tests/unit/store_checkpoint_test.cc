@@ -401,6 +401,14 @@ TEST(Manifest, RoundTripIsByteIdentical) {
   }
 }
 
+TEST(Manifest, DeepNestingDoesNotEndTheStack) {
+  const std::string text = "{\"body\":{\"info\":" + std::string(1 << 20, '[') +
+                           std::string(1 << 20, ']') + "},\"body_xxh3_128\":\"\"}";
+  auto manifest = decode_manifest(text);
+  ASSERT_FALSE(manifest);
+  EXPECT_NE(manifest.error().message().find("nests too deeply"), std::string::npos);
+}
+
 TEST(Hash, IsTheCanonicalForm) {
   // xxhsum -H2 of the empty input.
   EXPECT_EQ(hash_bytes(""), "99aa06d3014798d86001c324468d497f");

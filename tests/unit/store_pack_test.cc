@@ -1,6 +1,7 @@
 // Packs and maps of pages: what is written is read, and nothing that was harmed is.
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/resource.h>
 
 #include <fstream>
 #include <random>
@@ -166,6 +167,23 @@ TEST(PageMap, WhatIsWrittenIsReadAndHarmIsFound) {
     }
     EXPECT_FALSE(decode_page_map(std::string_view(bytes).substr(0, random() % bytes.size())));
   }
+}
+
+TEST(PageMap, ASizeThatLiesTakesNoMemory) {
+  PageMap map;
+  map.runs = {{0x1000, 1, kZeroPages, 0}};
+  std::string bytes = encode_page_map(map);
+  // Megabytes behind it make gigabytes plausible.
+  const std::uint64_t runs = 1u << 30, body_bytes = runs * 30;
+  std::memcpy(bytes.data() + 16, &runs, sizeof runs);
+  std::memcpy(bytes.data() + 24, &body_bytes, sizeof body_bytes);
+  bytes.resize(2 << 20, 'x');
+  auto decoded = decode_page_map(bytes);
+  ASSERT_FALSE(decoded);
+  EXPECT_THAT(decoded.error().message(), HasSubstr("does not decompress"));
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  EXPECT_LT(usage.ru_maxrss, 1 << 20) << "KiB";
 }
 
 TEST(PageMap, IsSmall) {

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/nesting.h"
 #include "sys/file.h"
 
 namespace baton::agent {
@@ -168,6 +169,7 @@ Result<CheckpointRecord> read_record(const fs::path& directory) {
   };
   auto content = sys::read_file(path);
   if (!content) return damaged(content.error().message());
+  if (nests_deeper(*content)) return damaged("it nests too deeply");
   try {
     json value = json::parse(*content);
     int format = value.at("format").get<int>();
