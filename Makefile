@@ -17,6 +17,8 @@
 #                     random checkpoints of a restless program, each restored and checked
 #   make chaos [CHAOS_FAULTS=300] [CHAOS_SECONDS=600] [SEED=n]
 #                     everything breaks on a real cluster; jobs that check themselves must not notice
+#   make fuzz [FUZZ_SECONDS=600] [FUZZ_TARGET="pack tree"]
+#                     decoders under input that clang's libFuzzer makes up: tests/fuzz
 #   make format       clang-format
 #   make clean
 
@@ -24,7 +26,7 @@ BUILD := build
 PROGRAMS := baton baton-init criu-shim simple_loop
 
 
-.PHONY: sim chaos bench-controller bench-migrate bench-failover all deps configure programs criu demo demo-docker test bench-pause bench-memory bench-store prove-checkpoints format clean
+.PHONY: all bench-controller bench-failover bench-memory bench-migrate bench-pause bench-store chaos clean configure criu demo demo-docker deps format fuzz programs prove-checkpoints sim test
 
 all: criu
 
@@ -88,8 +90,14 @@ chaos: criu
 	  --faults $(or $(CHAOS_FAULTS),300) --seconds $(or $(CHAOS_SECONDS),600) $(if $(SEED),--seed $(SEED)) \
 	  --json $(BUILD)/chaos.json
 
+fuzz: deps
+	scripts/install-deps fuzz
+	cmake --preset fuzz
+	cmake --build build-fuzz --target $(if $(FUZZ_TARGET),$(addprefix fuzz_,$(FUZZ_TARGET)),fuzzers)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz $(FUZZ_TARGET)
+
 format:
 	git ls-files '*.cc' '*.h' | xargs clang-format -i
 
 clean:
-	rm -rf $(BUILD)
+	rm -rf $(BUILD) build-fuzz
