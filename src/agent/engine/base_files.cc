@@ -209,16 +209,19 @@ Status set_owner_and_mode(const fs::path& path, const struct stat& like) {
 }
 
 // Makes the folders above `path` in the private layer, each like the one of the base it lies over.
+// From the top down: the checkpoint may have put a link there that leads out of the layer.
 Status make_parents(const std::string& path, const BaseView& view) {
-  fs::path parent = fs::path(path).parent_path();
-  auto place = view.locate(parent.string());
+  const fs::path parent = fs::path(path).parent_path();
+  const auto place = view.locate(parent.string());
+  const bool is_top =
+      parent == parent.root_path() || view.locate(parent.parent_path().string()).tree != place.tree;
+  if (!is_top) BATON_CHECK(make_parents(parent.string(), view));
   struct stat info {};
   if (::lstat(place.upper.c_str(), &info) == 0)
     return S_ISDIR(info.st_mode)
                ? Status{}
                : fail(ErrorCode::Unfit,
                       fmt::format("{} is not a folder in the checkpoint", parent.string()));
-  BATON_CHECK(make_parents(parent.string(), view));
   if (::mkdir(place.upper.c_str(), 0755) != 0)
     return fail_errno(fmt::format("mkdir {}", place.upper.string()));
   if (::lstat(place.lower.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) return {};

@@ -1,10 +1,13 @@
 #include "agent/engine/record.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <nlohmann/json.hpp>
 
 #include "base/nesting.h"
+#include "store/hash.h"
+#include "store/manifest.h"
 #include "sys/file.h"
 
 namespace baton::agent {
@@ -85,6 +88,10 @@ BaseFileRecord base_file_from(const json& value) {
   value.at("gid").get_to(file.gid);
   value.at("mtime_ns").get_to(file.mtime_ns);
   value.at("xxh3_128").get_to(file.hash);
+  // It becomes the name of a file that is read: a device or what belongs to others is not meant.
+  const bool sound =
+      file.is_directory ? S_ISDIR(file.mode) : S_ISREG(file.mode) && store::is_hash(file.hash);
+  if (!sound) throw std::runtime_error("a file of the base is none");
   return file;
 }
 
@@ -128,6 +135,9 @@ TreeRecord tree_from(const json& value) {
   TreeRecord tree;
   value.at("name").get_to(tree.name);
   value.at("archive").get_to(tree.archive);
+  // Beside checkpoint.json and nowhere else.
+  if (!store::check_path(tree.archive) || tree.archive.find('/') != std::string::npos)
+    throw std::runtime_error("the archive of a tree lies elsewhere");
   tree.contents = store::contents_from(value);
   return tree;
 }
