@@ -19,6 +19,9 @@
 #                     everything breaks on a real cluster; jobs that check themselves must not notice
 #   make fuzz [FUZZ_SECONDS=600] [FUZZ_TARGET="pack tree"]
 #                     decoders under input that clang's libFuzzer makes up: tests/fuzz
+#   make test-asan, make test-tsan
+#                     unit tests of the store under AddressSanitizer and UBSan, or under
+#                     ThreadSanitizer; scripts/run-sanitized says what is left out
 #   make format       clang-format
 #   make clean
 
@@ -26,7 +29,7 @@ BUILD := build
 PROGRAMS := baton baton-init criu-shim simple_loop
 
 
-.PHONY: all bench-controller bench-failover bench-memory bench-migrate bench-pause bench-store chaos clean configure criu demo demo-docker deps format fuzz programs prove-checkpoints sim test
+.PHONY: all bench-controller bench-failover bench-memory bench-migrate bench-pause bench-store chaos clean configure criu demo demo-docker deps format fuzz programs prove-checkpoints sim test test-asan test-tsan
 
 all: criu
 
@@ -96,8 +99,14 @@ fuzz: deps
 	cmake --build build-fuzz --target $(if $(FUZZ_TARGET),$(addprefix fuzz_,$(FUZZ_TARGET)),fuzzers)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz $(FUZZ_TARGET)
 
+test-asan test-tsan: test-%: deps
+	scripts/install-deps test
+	cmake --preset $*
+	cmake --build build-$* --target sanitized
+	scripts/run-sanitized $*
+
 format:
 	git ls-files '*.cc' '*.h' | xargs clang-format -i
 
 clean:
-	rm -rf $(BUILD) build-fuzz
+	rm -rf $(BUILD) build-fuzz build-asan build-tsan
