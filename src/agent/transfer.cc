@@ -54,7 +54,7 @@ class Uploader {
   Result<UploadResult> run(const pb::UploadHeader& header) {
     UploadResult result;
     BATON_TRY(result.files, list_files(directory_));
-    BATON_CHECK(ask_missing(result.files));
+    BATON_CHECK(ask_missing(header.job_id(), result.files));
     CancellableCall guard(cancel_, context_);
     pb::UploadReply reply;
     stream_ = stub_.UploadCheckpoint(&context_, &reply);
@@ -71,8 +71,9 @@ class Uploader {
   }
 
  private:
-  Status ask_missing(const std::vector<store::StoredFile>& files) {
+  Status ask_missing(std::uint64_t job, const std::vector<store::StoredFile>& files) {
     pb::HasSharedFilesRequest request;
+    request.set_job_id(job);
     for (const auto& file : files)
       if (auto hash = store::shared_file_hash(file.path); !hash.empty())
         request.add_xxh3_128(std::string(hash));

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "control/convert.h"
 #include "control/retention.h"
+#include "store/reader.h"
 #include "wire/channel.h"
 
 namespace baton::control {

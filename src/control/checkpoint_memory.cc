@@ -1,32 +1,35 @@
 #include "control/checkpoint_memory.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <cstring>
-
-#include "sys/file.h"
 
 namespace baton::control {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr std::uint64_t kMaxMapBytes = 1u << 30;
 constexpr std::uint64_t kPage = store::kPageBytes;
 
+// Null: there is none.
+Result<std::unique_ptr<sys::ByteSource>> find(const sys::OpenSource& checkpoint,
+                                              const std::string& path) {
+  auto source = checkpoint(path);
+  if (!source && source.error().code() == ErrorCode::NotFound) return nullptr;
+  return source;
+}
+
 }  // namespace
 
-Result<CheckpointMemory> CheckpointMemory::open(const fs::path& checkpoint, std::uint32_t pid) {
+Result<CheckpointMemory> CheckpointMemory::open(const sys::OpenSource& checkpoint,
+                                                std::uint32_t pid) {
   CheckpointMemory memory;
   memory.checkpoint_ = checkpoint;
-  const fs::path dumped = criu::pagemap_path(checkpoint / "images", pid);
-  if (fs::exists(dumped)) {
-    BATON_TRY(memory.dumped_, criu::read_pagemap(dumped));
+  BATON_TRY(const auto dumped, find(checkpoint, "images/" + criu::pagemap_name(pid)));
+  if (dumped) {
+    BATON_TRY(memory.dumped_, criu::read_pagemap(*dumped));
   }
-  const fs::path tracked = checkpoint / fmt::format("memory/{}.map", pid);
-  if (fs::exists(tracked)) {
-    BATON_TRY(std::string bytes, sys::read_file(tracked, kMaxMapBytes));
+  BATON_TRY(const auto tracked, find(checkpoint, fmt::format("memory/{}.map", pid)));
+  if (tracked) {
+    BATON_TRY(std::string bytes, sys::read_source(*tracked, kMaxMapBytes));
     BATON_TRY(memory.tracked_, store::decode_page_map(bytes));
   }
   return memory;
@@ -59,11 +62,10 @@ Result<bool> CheckpointMemory::read_page(std::uint64_t address, char* page) {
   for (const auto& run : dumped_.runs) {
     if (!(run.flags & criu::pagemap_present)) continue;
     if (run.address <= address && address < run.end()) {
-      const fs::path path = criu::pages_path(checkpoint_ / "images", dumped_.pages_id);
-      BATON_TRY(Fd file, sys::open_file(path, O_RDONLY | O_NOFOLLOW));
-      BATON_CHECK_CTX(
-          sys::pread_all(file.get(), page, kPage, before * kPage + (address - run.address)),
-          path.string());
+      if (!dumped_pages_) {
+        BATON_TRY(dumped_pages_, checkpoint_("images/" + criu::pages_name(dumped_.pages_id)));
+      }
+      BATON_CHECK(dumped_pages_->read(page, kPage, before * kPage + (address - run.address)));
       return true;
     }
     before += run.pages;
@@ -76,8 +78,8 @@ Result<bool> CheckpointMemory::read_page(std::uint64_t address, char* page) {
     }
     auto& pack = packs_[run.pack];
     if (!pack) {
-      BATON_TRY(pack,
-                store::PackReader::open(checkpoint_ / "packs" / tracked_.packs[run.pack].hash));
+      BATON_TRY(pack, store::PackReader::open(sys::sources_below(checkpoint_, "packs/"),
+                                              tracked_.packs[run.pack].hash));
     }
     const auto number = static_cast<std::uint32_t>(run.first + (address - run.address) / kPage);
     BATON_CHECK(pack->read(number, 1, page));

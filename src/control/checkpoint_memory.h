@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
@@ -11,13 +10,14 @@
 #include "criu/image_codec.h"
 #include "store/pack.h"
 #include "store/page_map.h"
+#include "sys/byte_source.h"
 
 namespace baton::control {
 
 class CheckpointMemory {
  public:
-  // `checkpoint`: its folder, as in the store. Damaged: names what can't be read.
-  static Result<CheckpointMemory> open(const std::filesystem::path& checkpoint, std::uint32_t pid);
+  // `checkpoint`: its files. Damaged: names what can't be read.
+  static Result<CheckpointMemory> open(const sys::OpenSource& checkpoint, std::uint32_t pid);
 
   // Pages in the checkpoint.
   std::uint64_t bytes() const;
@@ -28,9 +28,10 @@ class CheckpointMemory {
   // False: no such page.
   Result<bool> read_page(std::uint64_t address, char* page);
 
-  std::filesystem::path checkpoint_;
+  sys::OpenSource checkpoint_;
   criu::PagemapImage dumped_;
   store::PageMap tracked_;
+  std::unique_ptr<sys::ByteSource> dumped_pages_;  // null until one is wanted
   std::map<std::uint32_t, std::unique_ptr<store::PackReader>> packs_;
 };
 

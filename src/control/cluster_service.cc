@@ -121,7 +121,7 @@ grpc::Status ClusterService::HasSharedFiles(grpc::ServerContext*,
                                             const v1::HasSharedFilesRequest* request,
                                             v1::HasSharedFilesReply* reply) {
   auto missing = context_.loop.stores().checkpoints.missing_shared_files(
-      {request->xxh3_128().begin(), request->xxh3_128().end()});
+      JobId(request->job_id()), {request->xxh3_128().begin(), request->xxh3_128().end()});
   for (auto& hash : missing) reply->add_missing(std::move(hash));
   return grpc::Status::OK;
 }

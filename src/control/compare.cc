@@ -4,13 +4,11 @@
 #include <optional>
 
 #include "store/checkpoint_diff.h"
-#include "sys/file.h"
+#include "store/reader.h"
 #include "wire/text.h"
 
 namespace baton::control {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr int kMaxFilesTold = 10'000;
 constexpr std::uint64_t kMaxMapBytes = 1u << 30;
@@ -18,9 +16,9 @@ constexpr std::uint64_t kMaxMapBytes = 1u << 30;
 // A checkpoint that stays while it is looked at.
 struct Side {
   std::unique_ptr<store::Reader> reader;
-  fs::path folder;
-  std::map<std::uint32_t, fs::path> maps;  // by pid
-  std::map<std::string, fs::path> trees;   // by the archive's name
+  sys::OpenSource files;
+  std::map<std::uint32_t, std::string> maps;  // by pid, their paths
+  std::set<std::string> trees;                // the archives' names
   std::uint64_t untracked_bytes = 0;
 };
 
@@ -42,11 +40,10 @@ Result<Side> open_side(Loop& loop, const v1::JobRef& job, std::uint64_t number) 
   auto& checkpoints = loop.stores().checkpoints;
   Side side;
   BATON_TRY(side.reader, checkpoints.open_reader(key.first, key.second));
-  side.folder = checkpoints.directory(key.first, key.second);
+  side.files = side.reader->sources();
   for (const auto& file : side.reader->manifest().files) {
-    if (auto pid = pid_of_map(file.path)) side.maps[*pid] = side.folder / file.path;
-    if (file.path.starts_with("tree-") && file.path.ends_with(".tar"))
-      side.trees[file.path] = side.folder / file.path;
+    if (auto pid = pid_of_map(file.path)) side.maps[*pid] = file.path;
+    if (file.path.starts_with("tree-") && file.path.ends_with(".tar")) side.trees.insert(file.path);
     if (file.path.starts_with("images/pages-")) side.untracked_bytes += file.size;
   }
   return side;
@@ -55,9 +52,10 @@ Result<Side> open_side(Loop& loop, const v1::JobRef& job, std::uint64_t number) 
 Result<store::PageMap> read_map(const Side& side, std::uint32_t pid) {
   auto found = side.maps.find(pid);
   if (found == side.maps.end()) return store::PageMap();
-  BATON_TRY(std::string bytes, sys::read_file(found->second, kMaxMapBytes));
+  BATON_TRY(const auto source, side.files(found->second));
+  BATON_TRY(const std::string bytes, sys::read_source(*source, kMaxMapBytes));
   auto map = store::decode_page_map(bytes);
-  if (!map) return fail(map.error().context(found->second.filename().string()));
+  if (!map) return fail(map.error().context(found->second));
   return map;
 }
 
@@ -68,8 +66,8 @@ Status compare_memory(const Side& a, const Side& b, v1::DiffReply& reply) {
   for (std::uint32_t pid : pids) {
     BATON_TRY(const auto map_a, read_map(a, pid));
     BATON_TRY(const auto map_b, read_map(b, pid));
-    BATON_TRY(const auto diff,
-              store::diff_pages(map_a, a.folder / "packs", map_b, b.folder / "packs"));
+    BATON_TRY(const auto diff, store::diff_pages(map_a, sys::sources_below(a.files, "packs/"),
+                                                 map_b, sys::sources_below(b.files, "packs/")));
     auto& process = *reply.add_processes();
     process.set_pid(pid);
     process.set_same(diff.same);
@@ -96,18 +94,18 @@ void tell(v1::DiffReply& reply, const std::string& path, const store::TreeEntry*
 }
 
 Result<std::map<std::string, store::TreeEntry>> list(const Side& side, const std::string& tree) {
-  auto found = side.trees.find(tree);
-  if (found == side.trees.end()) return std::map<std::string, store::TreeEntry>();
-  BATON_TRY(const auto contents, store::read_contents(side.folder / "checkpoint.json"));
-  auto of_tree = contents.find(found->second.filename());
-  if (of_tree == contents.end()) return store::list_tree(found->second);
-  return store::list_tree(found->second, of_tree->second);
+  if (!side.trees.contains(tree)) return std::map<std::string, store::TreeEntry>();
+  BATON_TRY(const auto description, side.files("checkpoint.json"));
+  BATON_TRY(const auto contents, store::read_contents(*description));
+  BATON_TRY(const auto archive, side.files(tree));
+  auto of_tree = contents.find(tree);
+  if (of_tree == contents.end()) return store::list_tree(*archive);
+  return store::list_tree(*archive, of_tree->second);
 }
 
 Status compare_files(const Side& a, const Side& b, v1::DiffReply& reply) {
   std::set<std::string> trees;
-  for (const Side* side : {&a, &b})
-    for (const auto& [tree, path] : side->trees) trees.insert(tree);
+  for (const Side* side : {&a, &b}) trees.insert(side->trees.begin(), side->trees.end());
   for (const std::string& tree : trees) {
     BATON_TRY(const auto files_a, list(a, tree));
     BATON_TRY(const auto files_b, list(b, tree));

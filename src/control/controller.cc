@@ -36,6 +36,19 @@ Result<Fd> lock_data(const std::filesystem::path& data) {
   return fail_errno(fmt::format("lock {}", data.string()));
 }
 
+// Whoever steals the disk has both then.
+void warn_of_key_beside_store(const ControllerOptions& options) {
+  std::error_code absent;
+  const auto data = std::filesystem::canonical(options.data, absent);
+  for (const auto& file : {options.store_key.file, options.old_store_key.file}) {
+    if (file.empty()) continue;
+    const auto relative = std::filesystem::canonical(file, absent).lexically_relative(data);
+    if (!relative.empty() && *relative.begin() != "..")
+      spdlog::warn("the key in {} lies beside what it encrypts: keep it on another disk",
+                   file.string());
+  }
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Controller>> Controller::start(const ControllerOptions& options) {
@@ -54,7 +67,11 @@ Result<std::unique_ptr<Controller>> Controller::start(const ControllerOptions& o
 Status Controller::open_stores(const ControllerOptions& options) {
   BATON_TRY(lock_, lock_data(options.data));
   BATON_TRY(db_, StateDb::open(options.data / "state.db"));
-  BATON_TRY(checkpoints_, store::CheckpointStore::open(options.data));
+  BATON_TRY(auto keys, read_store_keys(options.store_key, options.old_store_key));
+  warn_of_key_beside_store(options);
+  BATON_TRY(checkpoints_,
+            store::CheckpointStore::open(options.data, {.observer = {}, .keys = std::move(keys)}));
+  spdlog::info("checkpoints are {}", checkpoints_->encrypted() ? "encrypted" : "not encrypted");
   BATON_TRY(members_, Members::open(options.data));
   access_ = std::make_shared<Access>(*members_);
   BATON_TRY(logs_, OutputLogs::open(options.data / "logs"));
@@ -95,12 +112,17 @@ Status Controller::remove_orphans() {
     });
     if (!known) BATON_CHECK(checkpoints_->remove(job, number));
   }
+  const auto is_known = [&](JobId job) {
+    return loop_->with_lock([&](Loop::Locked& l) { return l.state.jobs.contains(job); });
+  };
+  BATON_TRY(auto keyed, checkpoints_->jobs_with_keys());
+  for (JobId job : keyed)
+    if (!is_known(job)) BATON_CHECK(checkpoints_->remove_leftovers(job));
   BATON_TRY(auto logged, logs_->list());
   for (JobId job : logged) {
-    bool known = loop_->with_lock([&](Loop::Locked& l) { return l.state.jobs.contains(job); });
-    if (known) continue;
+    if (is_known(job)) continue;
     BATON_CHECK(logs_->remove(job));
-    BATON_CHECK(checkpoints_->remove_job(job));
+    BATON_CHECK(checkpoints_->remove_leftovers(job));
   }
   return {};
 }

@@ -1,7 +1,7 @@
 // The controller as a whole: its data directory, its state and its servers.
 //
-//   DATA/state.db  DATA/checkpoints/  DATA/shared/  DATA/logs/  DATA/baton.sock  DATA/lock
-//   DATA/members.db  DATA/identity/
+//   DATA/state.db  DATA/checkpoints/  DATA/shared/  DATA/keys/  DATA/logs/  DATA/baton.sock
+//   DATA/lock DATA/members.db  DATA/identity/
 #pragma once
 
 #include <grpcpp/server.h>

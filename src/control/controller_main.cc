@@ -65,6 +65,27 @@ void add_policy_options(CLI::App& app, v1::Policy& policy) {
       "Do not keep each job's newest checkpoint ready on a second node.");
 }
 
+void add_key_options(CLI::App& app, ControllerOptions& options) {
+  auto* file = app.add_option(
+      "--store-key-file", options.store_key.file,
+      "Encrypt checkpoints in the data directory, under the key in this file: 32 bytes, or 64 "
+      "hexadecimal digits, or base64. Only its owner may be able to read it, and it does not "
+      "belong into the data directory. Checkpoints from before stay as they are. Without the key "
+      "nothing is readable: keep a copy. Default: no encryption.");
+  auto* command = app.add_option(
+      "--store-key-command", options.store_key.command,
+      "The same key from what this command prints, run by sh -c when the controller starts; or a "
+      "JSON list of words, run without a shell.");
+  auto* old_file = app.add_option(
+      "--old-store-key-file", options.old_store_key.file,
+      "The key that the one above takes the place of. Given once, at the start that changes it; "
+      "no checkpoint is written anew.");
+  auto* old_command =
+      app.add_option("--old-store-key-command", options.old_store_key.command, "The same.");
+  file->excludes(command);
+  old_file->excludes(old_command);
+}
+
 }  // namespace
 
 void add_options(CLI::App& app, ControllerOptions& options) {
@@ -88,6 +109,7 @@ void add_options(CLI::App& app, ControllerOptions& options) {
                [&](std::uint32_t ms) { options.lease_ms = ms; });
   app.add_option("--policy", options.policy_file,
                  "TOML file with the cluster's policy. The options below override it.");
+  add_key_options(app, options);
   app.add_option("--log-level", options.log_level, "trace, debug, info, warn or error.")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/version.h"
 #include "control/archives.h"
+#include "store/reader.h"
 
 namespace baton::control {
 namespace {

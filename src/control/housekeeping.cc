@@ -130,6 +130,8 @@ v1::StoreStatsReply store_stats(Loop& loop) {
   reply.set_page_bytes(stats.page_bytes);
   reply.set_page_stored_bytes(stats.page_stored_bytes);
   reply.set_free_bytes(checkpoints.free_bytes());
+  reply.set_encrypted(checkpoints.encrypted());
+  reply.set_unencrypted(stats.unencrypted);
   return reply;
 }
 

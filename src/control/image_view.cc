@@ -2,6 +2,7 @@
 
 #include "control/checkpoint_memory.h"
 #include "criu/process_images.h"
+#include "store/reader.h"
 #include "wire/text.h"
 
 namespace baton::control {
@@ -20,7 +21,7 @@ std::string shown(std::string_view text) {
 
 class View {
  public:
-  View(const std::filesystem::path& checkpoint, bool show_env, v1::CheckpointImage& image)
+  View(const sys::OpenSource& checkpoint, bool show_env, v1::CheckpointImage& image)
       : checkpoint_(checkpoint), show_env_(show_env), image_(image) {}
 
   Status add(const criu::ProcessImage& process) {
@@ -85,7 +86,7 @@ class View {
     return {};
   }
 
-  const std::filesystem::path& checkpoint_;
+  const sys::OpenSource& checkpoint_;
   const bool show_env_;
   v1::CheckpointImage& image_;
   std::size_t lines_ = 0;
@@ -105,9 +106,9 @@ Result<v1::CheckpointImage> view_checkpoint(ServiceContext& context,
   }));
   auto& checkpoints = context.loop.stores().checkpoints;
   BATON_TRY(auto held, checkpoints.open_reader(key.first, key.second));
-  const auto folder = checkpoints.directory(key.first, key.second);
-  BATON_TRY(auto processes, criu::read_processes(folder / "images"));
-  View view(folder, request.show_env(), image);
+  const auto sources = held->sources();
+  BATON_TRY(auto processes, criu::read_processes(sys::sources_below(sources, "images/")));
+  View view(sources, request.show_env(), image);
   for (const auto& process : processes) BATON_CHECK(view.add(process));
   return image;
 }

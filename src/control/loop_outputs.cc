@@ -210,7 +210,10 @@ void Loop::execute(const AllowOrder& action) {
 
 void Loop::execute(const JobChanged& action) { follow_job(action.job); }
 
+// The key first, and before the user is told: a queue of deletions may be long.
 void Loop::execute(const JobForgotten& action) {
+  if (auto status = stores_.checkpoints.forget_key(action.job); !status)
+    spdlog::error("the key of job {} can't be removed: {}", action.job, status.error().message());
   cleaner_.post([&stores = stores_, job = action.job] {
     for (const Status& status : {stores.logs.remove(job), stores.checkpoints.remove_job(job)})
       if (!status) spdlog::warn("{}", status.error().message());

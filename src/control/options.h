@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "control/store_key.h"
 #include "wire/baton.pb.h"
 
 namespace baton::control {
@@ -20,6 +21,8 @@ struct ControllerOptions {
   std::uint32_t lease_ms = 3'000;
   std::filesystem::path policy_file;
   v1::Policy policy;  // overrides of the file
+  StoreKeySource store_key;
+  StoreKeySource old_store_key;  // that it takes the place of
   std::string log_level = "info";
 };
 

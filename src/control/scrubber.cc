@@ -52,10 +52,10 @@ void Scrubber::pass(std::stop_token stop) {
   store::CheckpointStore::CheckOptions options;
   // The link may be of another file than the one that is shared now.
   options.skip = [&](const store::StoredFile& file, const std::filesystem::path& link) {
-    auto hash = store::shared_file_hash(file.path);
+    const std::string name = link.filename();
     std::error_code absent;
-    return whole.contains(std::string(hash)) &&
-           std::filesystem::equivalent(link, checkpoints.shared_file(hash), absent);
+    return store::in_shared_folder(file.path) && whole.contains(name) &&
+           std::filesystem::equivalent(link, checkpoints.shared_file(name), absent);
   };
   options.pace = [&](std::uint64_t bytes) {
     pause(pace(bytes), stop);
@@ -73,20 +73,20 @@ void Scrubber::pass(std::stop_token stop) {
 std::set<std::string> Scrubber::read_shared_files(std::stop_token stop) {
   std::set<std::string> whole;
   auto& checkpoints = loop_.stores().checkpoints;
-  auto hashes = checkpoints.list_shared_files();
-  if (!hashes) {
-    spdlog::warn("scrubbing: {}", hashes.error().message());
+  auto names = checkpoints.list_shared_files();
+  if (!names) {
+    spdlog::warn("scrubbing: {}", names.error().message());
     return whole;
   }
-  for (const auto& hash : *hashes) {
+  for (const auto& name : *names) {
     if (stop.stop_requested()) return whole;
-    auto check = checkpoints.check_shared_file(hash);
+    auto check = checkpoints.check_shared_file(name);
     if (!check) {
       spdlog::warn("scrubbing: {}", check.error().message());
       continue;
     }
     if (check->damage.empty())
-      whole.insert(hash);
+      whole.insert(name);
     else
       tell(*check);
     pause(pace(check->bytes), stop);

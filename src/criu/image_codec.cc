@@ -74,12 +74,9 @@ bool add_run(PagemapImage& image, const criu_images::PagemapEntry& entry) {
   return true;
 }
 
-}  // namespace
-
-Result<PagemapImage> read_pagemap(const fs::path& path) {
-  BATON_TRY(std::string content, sys::read_file(path, image_bytes_max));
+Result<PagemapImage> parse_pagemap(const std::string& content, const std::string& name) {
   auto damaged = [&] {
-    return fail(ErrorCode::Damaged, fmt::format("{} is not a whole CRIU image", path.string()));
+    return fail(ErrorCode::Damaged, fmt::format("{} is not a whole CRIU image", name));
   };
   MessageReader reader(content);
   criu_images::PagemapHead head;
@@ -89,6 +86,18 @@ Result<PagemapImage> read_pagemap(const fs::path& path) {
   while (!reader.at_end())
     if (!reader.next(entry) || !add_run(image, entry)) return damaged();
   return image;
+}
+
+}  // namespace
+
+Result<PagemapImage> read_pagemap(const fs::path& path) {
+  BATON_TRY(const std::string content, sys::read_file(path, image_bytes_max));
+  return parse_pagemap(content, path.string());
+}
+
+Result<PagemapImage> read_pagemap(const sys::ByteSource& source) {
+  BATON_TRY(const std::string content, sys::read_source(source, image_bytes_max));
+  return parse_pagemap(content, source.name());
 }
 
 Status write_pagemap(const fs::path& path, const PagemapImage& image) {
@@ -113,12 +122,16 @@ Status write_pagemap(const fs::path& path, const PagemapImage& image) {
   return {};
 }
 
+std::string pagemap_name(std::uint32_t pid) { return fmt::format("pagemap-{}.img", pid); }
+
+std::string pages_name(std::uint32_t pages_id) { return fmt::format("pages-{}.img", pages_id); }
+
 fs::path pagemap_path(const fs::path& directory, std::uint32_t pid) {
-  return directory / fmt::format("pagemap-{}.img", pid);
+  return directory / pagemap_name(pid);
 }
 
 fs::path pages_path(const fs::path& directory, std::uint32_t pages_id) {
-  return directory / fmt::format("pages-{}.img", pages_id);
+  return directory / pages_name(pages_id);
 }
 
 }  // namespace baton::criu

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "sys/byte_source.h"
 
 namespace baton::criu {
 
@@ -31,9 +33,12 @@ struct PagemapImage {
 
 // Damaged: missing, cut short, not CRIU's, or its runs are out of order.
 Result<PagemapImage> read_pagemap(const std::filesystem::path& path);
+Result<PagemapImage> read_pagemap(const sys::ByteSource& source);
 // Replaces the file; not synced.
 Status write_pagemap(const std::filesystem::path& path, const PagemapImage& image);
 
+std::string pagemap_name(std::uint32_t pid);
+std::string pages_name(std::uint32_t pages_id);
 std::filesystem::path pagemap_path(const std::filesystem::path& directory, std::uint32_t pid);
 std::filesystem::path pages_path(const std::filesystem::path& directory, std::uint32_t pages_id);
 

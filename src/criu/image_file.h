@@ -5,9 +5,12 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "sys/byte_source.h"
 #include "sys/file.h"
 
 namespace baton::criu {
@@ -22,14 +25,11 @@ inline constexpr std::uint32_t kIdsMagic = 0x54432030;
 inline constexpr std::uint32_t kFdinfoMagic = 0x56213732;
 inline constexpr std::uint64_t kImageBytesMax = 256u << 20;
 
-// Damaged: missing, cut short, or not an image of that kind.
 template <typename Entry>
-Result<std::vector<Entry>> read_entries(const std::filesystem::path& path, std::uint32_t magic) {
-  auto read = sys::read_file(path, kImageBytesMax);
-  if (!read) return fail(ErrorCode::Damaged, read.error().message());
-  const std::string& content = *read;
+Result<std::vector<Entry>> parse_entries(const std::string& content, const std::string& name,
+                                         std::uint32_t magic) {
   auto damaged = [&] {
-    return fail(ErrorCode::Damaged, fmt::format("{} is not a whole CRIU image", path.string()));
+    return fail(ErrorCode::Damaged, fmt::format("{} is not a whole CRIU image", name));
   };
   auto word = [&](std::size_t at) {
     std::uint32_t value = 0;
@@ -48,6 +48,28 @@ Result<std::vector<Entry>> read_entries(const std::filesystem::path& path, std::
     entries.push_back(std::move(entry));
     at += size;
   }
+  return entries;
+}
+
+// Damaged: missing, cut short, or not an image of that kind.
+template <typename Entry>
+Result<std::vector<Entry>> read_entries(const std::filesystem::path& path, std::uint32_t magic) {
+  auto content = sys::read_file(path, kImageBytesMax);
+  if (!content) return fail(ErrorCode::Damaged, content.error().message());
+  return parse_entries<Entry>(*content, path.string(), magic);
+}
+
+// Nothing: there is no such image. Damaged: as above.
+template <typename Entry>
+Result<std::optional<std::vector<Entry>>> find_entries(const sys::OpenSource& images,
+                                                       const std::string& name,
+                                                       std::uint32_t magic) {
+  auto source = images(name);
+  if (!source && source.error().code() == ErrorCode::NotFound) return std::nullopt;
+  if (!source) return fail(ErrorCode::Damaged, source.error().message());
+  auto content = sys::read_source(**source, kImageBytesMax);
+  if (!content) return fail(ErrorCode::Damaged, content.error().message());
+  BATON_TRY(auto entries, parse_entries<Entry>(*content, (*source)->name(), magic));
   return entries;
 }
 

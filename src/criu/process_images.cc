@@ -111,11 +111,20 @@ std::string access_of(const criu_images::VmaEntry& vma) {
   return text;
 }
 
-Status add_memory(const fs::path& directory, const Files& files, ProcessImage& process) {
-  const fs::path path = directory / fmt::format("mm-{}.img", process.pid);
-  if (!fs::exists(path)) return {};  // a zombie
-  BATON_TRY(auto spaces, read_entries<criu_images::MmEntry>(path, kMmMagic));
-  for (const auto& space : spaces) {
+// Damaged: there is none.
+template <typename Entry>
+Result<std::vector<Entry>> need_entries(const sys::OpenSource& images, const std::string& name,
+                                        std::uint32_t magic) {
+  BATON_TRY(auto entries, find_entries<Entry>(images, name, magic));
+  if (!entries) return fail(ErrorCode::Damaged, fmt::format("{} is missing", name));
+  return std::move(*entries);
+}
+
+Status add_memory(const sys::OpenSource& images, const Files& files, ProcessImage& process) {
+  BATON_TRY(auto spaces, find_entries<criu_images::MmEntry>(
+                             images, fmt::format("mm-{}.img", process.pid), kMmMagic));
+  if (!spaces) return {};  // a zombie
+  for (const auto& space : *spaces) {
     process.environment_start = space.mm_env_start();
     process.environment_end = space.mm_env_end();
     for (const auto& vma : space.vmas())
@@ -125,15 +134,15 @@ Status add_memory(const fs::path& directory, const Files& files, ProcessImage& p
   return {};
 }
 
-Status add_descriptors(const fs::path& directory, const Files& files, ProcessImage& process) {
-  const fs::path path = directory / fmt::format("ids-{}.img", process.pid);
-  if (!fs::exists(path)) return {};
-  BATON_TRY(auto ids, read_entries<criu_images::TaskIds>(path, kIdsMagic));
-  if (ids.empty()) return {};
-  const fs::path table = directory / fmt::format("fdinfo-{}.img", ids[0].files_id());
-  if (!fs::exists(table)) return {};
-  BATON_TRY(auto entries, read_entries<criu_images::FdinfoEntry>(table, kFdinfoMagic));
-  for (const auto& entry : entries) {
+Status add_descriptors(const sys::OpenSource& images, const Files& files, ProcessImage& process) {
+  BATON_TRY(auto ids, find_entries<criu_images::TaskIds>(
+                          images, fmt::format("ids-{}.img", process.pid), kIdsMagic));
+  if (!ids || ids->empty()) return {};
+  BATON_TRY(auto entries,
+            find_entries<criu_images::FdinfoEntry>(
+                images, fmt::format("fdinfo-{}.img", ids->front().files_id()), kFdinfoMagic));
+  if (!entries) return {};
+  for (const auto& entry : *entries) {
     auto file = files.find(entry.id());
     const char* kind = file_kind(file == files.end() ? entry.type() : file->second.type());
     process.descriptors.push_back(
@@ -142,22 +151,20 @@ Status add_descriptors(const fs::path& directory, const Files& files, ProcessIma
   return {};
 }
 
-Status add_command(const fs::path& directory, ProcessImage& process) {
-  const fs::path path = directory / fmt::format("core-{}.img", process.pid);
-  BATON_TRY(auto cores, read_entries<criu_images::CoreEntry>(path, kCoreMagic));
+Status add_command(const sys::OpenSource& images, ProcessImage& process) {
+  BATON_TRY(auto cores, need_entries<criu_images::CoreEntry>(
+                            images, fmt::format("core-{}.img", process.pid), kCoreMagic));
   if (!cores.empty()) process.command = cores[0].tc().comm();
   return {};
 }
 
 }  // namespace
 
-Result<std::vector<ProcessImage>> read_processes(const fs::path& directory) {
-  BATON_TRY(auto entries,
-            read_entries<criu_images::FileEntry>(directory / "files.img", kFilesMagic));
+Result<std::vector<ProcessImage>> read_processes(const sys::OpenSource& images) {
+  BATON_TRY(auto entries, need_entries<criu_images::FileEntry>(images, "files.img", kFilesMagic));
   Files files;
   for (auto& entry : entries) files.emplace(entry.id(), std::move(entry));
-  BATON_TRY(auto tree,
-            read_entries<criu_images::PstreeEntry>(directory / "pstree.img", kPstreeMagic));
+  BATON_TRY(auto tree, need_entries<criu_images::PstreeEntry>(images, "pstree.img", kPstreeMagic));
   std::vector<ProcessImage> processes;
   std::unordered_set<std::uint32_t> pids;
   std::size_t lines = 0;
@@ -169,12 +176,12 @@ Result<std::vector<ProcessImage>> read_processes(const fs::path& directory) {
     process.pid = static_cast<pid_t>(entry.pid());
     process.parent = static_cast<pid_t>(entry.ppid());
     for (auto thread : entry.threads()) process.threads.push_back(static_cast<pid_t>(thread));
-    BATON_CHECK(add_command(directory, process));
-    BATON_CHECK(add_memory(directory, files, process));
-    BATON_CHECK(add_descriptors(directory, files, process));
+    BATON_CHECK(add_command(images, process));
+    BATON_CHECK(add_memory(images, files, process));
+    BATON_CHECK(add_descriptors(images, files, process));
     lines += process.mappings.size() + process.descriptors.size();
     if (lines > kMaxLines)
-      return fail(ErrorCode::Damaged, "CRIU's images have an absurd number of mappings");
+      return fail(ErrorCode::Damaged, \"CRIU's images have an absurd number of mappings\");
     processes.push_back(std::move(process));
   }
   return processes;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "sys/byte_source.h"
 
 namespace baton::criu {
 
@@ -48,6 +49,6 @@ Result<std::vector<AddressRange>> read_lazy_mappings(const std::filesystem::path
 
 // In the order of the tree. What a zombie does not have is empty. Names need not be UTF-8. Damaged:
 // an image is missing, cut short or not CRIU's.
-Result<std::vector<ProcessImage>> read_processes(const std::filesystem::path& directory);
+Result<std::vector<ProcessImage>> read_processes(const sys::OpenSource& images);
 
 }  // namespace baton::criu

@@ -13,22 +13,21 @@
 namespace baton::store {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr std::size_t kMaxEntries = 1 << 20;
+constexpr std::size_t kPartBytes = 1 << 20;
 
 // The hashes of the pages of one map.
 class Pages {
  public:
-  Pages(const PageMap& map, fs::path folder)
-      : map_(map), folder_(std::move(folder)), readers_(map.packs.size()) {}
+  Pages(const PageMap& map, const sys::OpenSource& packs)
+      : map_(map), packs_(packs), readers_(map.packs.size()) {}
 
   // Of the page `skip` pages into the run.
   Result<PageHash> hash(const MapRun& run, std::uint64_t skip) {
     if (run.pack == kZeroPages) return zero_page_hash();
     auto& reader = readers_[run.pack];
     if (!reader) {
-      BATON_TRY(reader, PackReader::open(folder_ / map_.packs[run.pack].hash));
+      BATON_TRY(reader, PackReader::open(packs_, map_.packs[run.pack].hash));
     }
     const auto page = static_cast<std::uint32_t>(run.first + skip);
     if (page >= reader->pages())
@@ -43,7 +42,7 @@ class Pages {
 
  private:
   const PageMap& map_;
-  const fs::path folder_;
+  const sys::OpenSource& packs_;
   std::vector<std::unique_ptr<PackReader>> readers_;
 };
 
@@ -69,6 +68,29 @@ Status diff_range(Pages& a, const PageMap& map_b, Pages& b, const MapRun& run_a,
 
 struct ReaderFree {
   void operator()(archive* reader) const { archive_read_free(reader); }
+};
+
+// An archive's bytes, part by part.
+struct Feed {
+  explicit Feed(const sys::ByteSource& from) : source(from), part(kPartBytes, '\0') {}
+
+  static la_ssize_t next(archive* reader, void* data, const void** part) {
+    auto& feed = *static_cast<Feed*>(data);
+    const std::size_t size = std::min<std::uint64_t>(kPartBytes, feed.source.size() - feed.at);
+    feed.status = feed.source.read(feed.part.data(), size, feed.at);
+    if (!feed.status) {
+      archive_set_error(reader, EIO, "%s", feed.status.error().message().c_str());
+      return ARCHIVE_FATAL;
+    }
+    feed.at += size;
+    *part = feed.part.data();
+    return static_cast<la_ssize_t>(size);
+  }
+
+  const sys::ByteSource& source;
+  std::string part;
+  std::uint64_t at = 0;
+  Status status;
 };
 
 // Of a file's content as it is in the archive.
@@ -104,8 +126,8 @@ std::string text(const char* value) { return value ? value : ""; }
 
 }  // namespace
 
-Result<PageDiff> diff_pages(const PageMap& a, const fs::path& packs_a, const PageMap& b,
-                            const fs::path& packs_b) {
+Result<PageDiff> diff_pages(const PageMap& a, const sys::OpenSource& packs_a, const PageMap& b,
+                            const sys::OpenSource& packs_b) {
   PageDiff diff;
   Pages pages_a(a, packs_a), pages_b(b, packs_b);
   auto run_a = a.runs.begin();
@@ -133,21 +155,23 @@ Result<PageDiff> diff_pages(const PageMap& a, const fs::path& packs_a, const Pag
   return diff;
 }
 
-Result<std::map<std::string, TreeEntry>> list_tree(const fs::path& path,
+Result<std::map<std::string, TreeEntry>> list_tree(const sys::ByteSource& source,
                                                    std::span<const FileContent> contents) {
   std::map<std::string, TreeEntry> entries;
   std::unique_ptr<archive, ReaderFree> reader(archive_read_new());
   archive_read_support_format_tar(reader.get());
   auto damaged = [&](std::string_view why) {
-    return fail(ErrorCode::Damaged, fmt::format("{}: {}", path.filename().string(), why));
+    return fail(ErrorCode::Damaged, fmt::format("{}: {}", source.name(), why));
   };
-  if (archive_read_open_filename(reader.get(), path.c_str(), 1 << 20) != ARCHIVE_OK)
+  Feed feed(source);
+  if (archive_read_open(reader.get(), &feed, nullptr, Feed::next, nullptr) != ARCHIVE_OK)
     return damaged("it can't be read");
   tree_archive::Entry entry(archive_entry_new());
   for (;;) {
     const int result = archive_read_next_header2(reader.get(), entry.get());
     if (result == ARCHIVE_EOF) return entries;
-    if (result != ARCHIVE_OK) return damaged("it is not whole");
+    if (result != ARCHIVE_OK)
+      return damaged(feed.status ? "it is not whole" : feed.status.error().message());
     const mode_t type = archive_entry_filetype(entry.get());
     const std::string name = text(archive_entry_pathname(entry.get()));
     if (S_ISDIR(type)) continue;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <span>
 #include <string>
@@ -12,6 +11,7 @@
 #include "base/result.h"
 #include "store/file_content.h"
 #include "store/page_map.h"
+#include "sys/byte_source.h"
 
 namespace baton::store {
 
@@ -25,9 +25,9 @@ struct PageDiff {  // in pages
 };
 
 // The content of pages is compared by the hashes that packs have of them; no page is read.
-// `packs_a`, `packs_b`: where the packs of each lie. Damaged: names the pack.
-Result<PageDiff> diff_pages(const PageMap& a, const std::filesystem::path& packs_a,
-                            const PageMap& b, const std::filesystem::path& packs_b);
+// `packs_a`, `packs_b`: the packs of each by their hashes. Damaged: names the pack.
+Result<PageDiff> diff_pages(const PageMap& a, const sys::OpenSource& packs_a, const PageMap& b,
+                            const sys::OpenSource& packs_b);
 
 // One entry of a private tree's archive.
 struct TreeEntry {
@@ -36,7 +36,7 @@ struct TreeEntry {
 };
 // By their paths; folders are left out. `contents`: of the archive's large files, which are not in
 // it (file_content.h). The archive is not trusted: Damaged.
-Result<std::map<std::string, TreeEntry>> list_tree(const std::filesystem::path& archive,
+Result<std::map<std::string, TreeEntry>> list_tree(const sys::ByteSource& archive,
                                                    std::span<const FileContent> contents = {});
 
 }  // namespace baton::store

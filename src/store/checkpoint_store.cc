@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "store/hash.h"
+#include "store/reader.h"
 #include "store/upload.h"
 #include "sys/file.h"
 
@@ -16,7 +17,7 @@ namespace {
 
 constexpr const char* kIncoming = ".incoming";
 constexpr const char* kShared = "shared";
-constexpr std::uint64_t kMaxManifestBytes = 64u << 20;
+constexpr const char* kKeys = "keys";
 constexpr std::size_t kReadPartBytes = 256 << 10;
 
 std::optional<std::uint64_t> parse_number(const std::string& name) {
@@ -61,6 +62,11 @@ CheckpointStore::CheckpointStore(fs::path root, StoreOptions options)
 Result<std::unique_ptr<CheckpointStore>> CheckpointStore::open(const fs::path& root,
                                                                StoreOptions options) {
   std::unique_ptr<CheckpointStore> store(new CheckpointStore(root, std::move(options)));
+  BATON_TRY(store->keys_,
+            KeyRing::open(root / kKeys, store->options_.keys,
+                          [s = store.get()](std::string_view step, const fs::path& path) {
+                            s->observe(step, path);
+                          }));
   BATON_CHECK(sys::remove_tree(root / "checkpoints" / kIncoming));
   BATON_CHECK(sys::make_directories(root / "checkpoints" / kIncoming, 0700));
   BATON_CHECK(sys::make_directories(root / kShared, 0700));
@@ -83,8 +89,8 @@ fs::path CheckpointStore::incoming_directory() {
   return root_ / "checkpoints" / kIncoming / fmt::to_string(next_incoming_++);
 }
 
-fs::path CheckpointStore::shared_file(std::string_view hash) const {
-  return root_ / kShared / hash;
+fs::path CheckpointStore::shared_file(std::string_view name) const {
+  return root_ / kShared / name;
 }
 
 void CheckpointStore::observe(std::string_view step, const fs::path& path) const {
@@ -92,15 +98,27 @@ void CheckpointStore::observe(std::string_view step, const fs::path& path) const
 }
 
 std::vector<std::string> CheckpointStore::missing_shared_files(
-    const std::vector<std::string>& hashes) const {
+    JobId job, const std::vector<std::string>& hashes) const {
+  std::shared_ptr<const JobKey> key;
+  if (keys_) {
+    auto found = keys_->find(job);
+    if (!found) return hashes;  // what it had can't be read
+    key = std::move(*found);
+  }
   std::vector<std::string> missing;
   for (const auto& hash : hashes)
-    if (!is_hash(hash) || ::access(shared_file(hash).c_str(), F_OK) != 0) missing.push_back(hash);
+    if (!is_hash(hash) || ::access(shared_file(shared_name(key.get(), hash)).c_str(), F_OK) != 0)
+      missing.push_back(hash);
   return missing;
 }
 
 Result<std::unique_ptr<Upload>> CheckpointStore::begin_upload(JobId job, Sharing sharing) {
-  std::unique_ptr<Upload> upload(new Upload(*this, job, incoming_directory(), sharing));
+  std::shared_ptr<const JobKey> key;
+  if (keys_) {
+    BATON_TRY(key, keys_->find_or_make(job));
+  }
+  std::unique_ptr<Upload> upload(
+      new Upload(*this, job, incoming_directory(), sharing, std::move(key)));
   BATON_CHECK_CTX(sys::make_directories(upload->directory_, 0700), "begin an upload");
   return upload;
 }
@@ -125,16 +143,7 @@ Result<std::unique_ptr<Reader>> CheckpointStore::open_reader(JobId job, Checkpoi
     ++pins_[key];
   }
   std::unique_ptr<Reader> reader(new Reader(*this, key));
-  auto text = sys::read_file(reader->directory_ / kManifestName, kMaxManifestBytes);
-  if (!text) {
-    bool absent = text.error().code() == ErrorCode::NotFound;
-    return fail(reader->damaged(kManifestName, absent ? "missing" : text.error().message()));
-  }
-  auto manifest = decode_manifest(*text);
-  if (!manifest) return fail(reader->damaged(kManifestName, manifest.error().message()));
-  if (manifest->job != job || manifest->number != number)
-    return fail(reader->damaged(kManifestName, "it belongs to another checkpoint"));
-  reader->manifest_ = std::move(*manifest);
+  BATON_CHECK(reader->load());
   return reader;
 }
 
@@ -148,17 +157,47 @@ Result<std::vector<std::string>> CheckpointStore::list_shared_files() const {
   return hashes;
 }
 
+// Whether it is encrypted, by whichever job's key, and is what its name says.
+Result<bool> CheckpointStore::is_sealed_and_whole(const std::string& name) const {
+  const fs::path path = shared_file(name);
+  BATON_TRY(Fd file, sys::open_file(path, O_RDONLY | O_NOFOLLOW));
+  if (!is_sealed(file.get())) return false;
+  BATON_TRY(const SealedHead head, read_sealed_head(file.get()));
+  auto key = keys_->find(JobId(head.job));
+  if (!key && keys_->is_forgotten(JobId(head.job))) return fail(std::move(key).error());
+  if (!key) return fail(ErrorCode::Damaged, key.error().message());
+  BATON_TRY(const auto source,
+            SealedSource::open(std::move(file), path.string(), *key, std::nullopt));
+  Hasher hasher;
+  std::string part;
+  std::uint64_t offset = 0;
+  do {  // an empty one as well
+    part.resize(std::min<std::uint64_t>(kReadPartBytes, head.bytes - offset));
+    BATON_CHECK(source->read(part.data(), part.size(), offset));
+    hasher.update(part);
+    offset += part.size();
+  } while (offset < head.bytes);
+  if (shared_name(key->get(), hasher.hex()) != name)
+    return fail(ErrorCode::Damaged, "its checksum is wrong");
+  return true;
+}
+
 Result<CheckpointStore::SharedFileCheck> CheckpointStore::check_shared_file(
-    const std::string& hash) {
-  const fs::path path = shared_file(hash);
+    const std::string& name) {
+  const fs::path path = shared_file(name);
   SharedFileCheck check;
   struct stat info {};
   if (::stat(path.c_str(), &info) == 0) check.bytes = static_cast<std::uint64_t>(info.st_size);
+  const Result<bool> sealed = keys_ ? is_sealed_and_whole(name) : Result<bool>(false);
+  if (sealed && *sealed) return check;
+  // Collected meanwhile, or about to be because its job was removed.
+  if (!sealed && sealed.error().code() == ErrorCode::NotFound) return check;
   auto found = hash_file(path);
-  if (found && *found == hash) return check;
-  if (!found && found.error().code() == ErrorCode::NotFound) return check;  // collected meanwhile
-  check.damage = fmt::format("{}: {}", path.string(),
-                             found ? "its checksum is wrong" : found.error().message());
+  if (found && *found == name) return check;
+  if (!found && found.error().code() == ErrorCode::NotFound) return check;
+  std::string why = found ? "its checksum is wrong" : found.error().message();
+  if (!sealed) why = sealed.error().message();
+  check.damage = fmt::format("{}: {}", path.string(), why);
   BATON_TRY(check.holders, holders(path));
   if (::unlink(path.c_str()) != 0 && errno != ENOENT)
     return fail_errno(fmt::format("remove {}", path.string()));
@@ -205,7 +244,7 @@ Result<CheckpointStore::CheckpointCheck> CheckpointStore::check(JobId job, Check
   for (const auto& file : (*reader)->manifest().files) {
     ++check.files;
     check.bytes += file.size;
-    if (options.skip && options.skip(file, directory(job, number) / file.path)) continue;
+    if (options.skip && options.skip(file, (*reader)->place(file))) continue;
     Status paced;
     Status status = (*reader)->read(file, kReadPartBytes, [&](std::string_view data, bool) {
       if (options.pace) paced = options.pace(data.size());
@@ -249,7 +288,28 @@ Status CheckpointStore::remove_now(const Key& key) {
   return collect_shared_files(shared);
 }
 
+Status CheckpointStore::forget_key(JobId job) {
+  return keys_ ? keys_->forget(job, KeyRing::Forget::ForGood) : Status();
+}
+
 Status CheckpointStore::remove_job(JobId job) {
+  const Status forgotten = forget_key(job);
+  BATON_CHECK(remove_all(job));
+  return forgotten;
+}
+
+Status CheckpointStore::remove_leftovers(JobId job) {
+  const Status forgotten = keys_ ? keys_->forget(job, KeyRing::Forget::SoFar) : Status();
+  BATON_CHECK(remove_all(job));
+  return forgotten;
+}
+
+Result<std::vector<JobId>> CheckpointStore::jobs_with_keys() const {
+  if (!keys_) return std::vector<JobId>();
+  return keys_->list();
+}
+
+Status CheckpointStore::remove_all(JobId job) {
   fs::path folder = job_directory(job);
   if (::access(folder.c_str(), F_OK) != 0) return {};
   BATON_TRY(auto numbers, numbered_entries(folder));
@@ -261,10 +321,10 @@ Status CheckpointStore::remove_job(JobId job) {
 }
 
 // A file that no checkpoint links to any more has one link left: ours.
-Status CheckpointStore::collect_shared_files(const std::vector<std::string>& hashes) {
+Status CheckpointStore::collect_shared_files(const std::vector<std::string>& names) {
   std::lock_guard lock(mutex_);
-  for (const auto& hash : hashes) {
-    fs::path shared = shared_file(hash);
+  for (const auto& name : names) {
+    fs::path shared = shared_file(name);
     struct stat info {};
     if (::lstat(shared.c_str(), &info) != 0 || info.st_nlink > 1) continue;
     if (::unlink(shared.c_str()) != 0 && errno != ENOENT)
@@ -295,46 +355,6 @@ std::uint64_t CheckpointStore::free_bytes() const {
   struct statvfs info {};
   if (::statvfs(root_.c_str(), &info) != 0) return 0;
   return static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
-}
-
-Reader::Reader(CheckpointStore& store, CheckpointStore::Key key)
-    : store_(store), key_(key), directory_(store.directory(key.first, key.second)) {}
-
-Reader::~Reader() { store_.unpin(key_); }
-
-Error Reader::damaged(std::string_view path, std::string_view why) const {
-  return Error(ErrorCode::Damaged,
-               fmt::format("{}{}: {}", prefix_of(key_.first, key_.second), path, why));
-}
-
-Status Reader::read(const StoredFile& file, std::size_t part_bytes, const Sink& sink) const {
-  auto fail_damaged = [&](std::string_view why) -> Status {
-    // A shared file that went bad must not spread to the next checkpoint.
-    if (auto hash = shared_file_hash(file.path); !hash.empty())
-      ::unlink(store_.shared_file(hash).c_str());
-    return fail(damaged(file.path, why));
-  };
-  auto fd = sys::open_file(directory_ / file.path, O_RDONLY | O_NOFOLLOW);
-  if (!fd && fd.error().code() == ErrorCode::NotFound) return fail_damaged("missing");
-  if (!fd) return fail(damaged(file.path, fd.error().message()));
-  struct stat info {};
-  if (::fstat(fd->get(), &info) != 0) return fail_errno(fmt::format("stat {}", file.path));
-  if (!S_ISREG(info.st_mode) || static_cast<std::uint64_t>(info.st_size) != file.size)
-    return fail_damaged(fmt::format("has size {}, expected {}", info.st_size, file.size));
-  Hasher hasher;
-  std::string part;
-  std::uint64_t offset = 0;
-  do {
-    part.resize(std::min<std::uint64_t>(part_bytes, file.size - offset));
-    if (auto status = sys::pread_all(fd->get(), part.data(), part.size(), offset); !status)
-      return fail_damaged(status.error().message());
-    hasher.update(part);
-    offset += part.size();
-    bool last = offset == file.size;
-    if (last && hasher.hex() != file.xxh3_128) return fail_damaged("its checksum is wrong");
-    BATON_CHECK(sink(part, last));
-  } while (offset < file.size);
-  return {};
 }
 
 }  // namespace baton::store

@@ -17,6 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t block_bytes = 4096;  // the smallest hole
+constexpr std::uint64_t kMaxJsonBytes = 64u << 20;
 constexpr std::uint64_t size_max = std::uint64_t{1} << 44;
 
 std::uint64_t chunks_of(std::uint64_t size) {
@@ -99,16 +100,16 @@ std::vector<FileContent> contents_from(const nlohmann::json& tree) {
 }
 
 Result<std::map<std::string, std::vector<FileContent>>> read_contents(
-    const std::filesystem::path& checkpoint_json) {
-  BATON_TRY(const std::string text, sys::read_file(checkpoint_json));
+    const sys::ByteSource& checkpoint_json) {
+  BATON_TRY(const std::string text, sys::read_source(checkpoint_json, kMaxJsonBytes));
   std::map<std::string, std::vector<FileContent>> contents;
   try {
     if (nests_deeper(text)) throw std::runtime_error("it nests too deeply");
-    for (const auto& tree : nlohmann::json::parse(text).at("trees"))
+    const auto description = nlohmann::json::parse(text);  // outlives the loop over its part
+    for (const auto& tree : description.at("trees"))
       contents[tree.at("archive").get<std::string>()] = contents_from(tree);
   } catch (const std::exception& problem) {
-    return fail(ErrorCode::Damaged,
-                fmt::format("{}: {}", checkpoint_json.filename().string(), problem.what()));
+    return fail(ErrorCode::Damaged, fmt::format("{}: {}", checkpoint_json.name(), problem.what()));
   }
   return contents;
 }

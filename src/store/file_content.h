@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "sys/byte_source.h"
 
 namespace baton::store {
 
@@ -41,7 +42,7 @@ std::vector<FileContent> contents_from(const nlohmann::json& tree);
 // What checkpoint.json says of the large files in each tree, by the name of the tree's archive.
 // Damaged: it is not in its format.
 Result<std::map<std::string, std::vector<FileContent>>> read_contents(
-    const std::filesystem::path& checkpoint_json);
+    const sys::ByteSource& checkpoint_json);
 
 bool is_zero(std::string_view data);
 

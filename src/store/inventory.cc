@@ -7,6 +7,7 @@
 
 #include "store/hash.h"
 #include "store/pack.h"
+#include "store/reader.h"
 
 namespace baton::store {
 namespace {
@@ -125,17 +126,22 @@ StoreStats measure(CheckpointStore& store, const std::set<CheckpointKey>& checkp
       continue;
     }
     ++stats.checkpoints;
-    const fs::path folder = store.directory(job, number);
+    if (!(*reader)->encrypted()) ++stats.unencrypted;
     for (const auto& file : (*reader)->manifest().files) {
-      const fs::path path = folder / file.path;
-      if (!add(kind_of(file.path), path, file.size) || !file.path.starts_with("packs/")) continue;
-      auto pages = read_pack_pages(path);
+      if (!add(kind_of(file.path), (*reader)->place(file), file.size) ||
+          !file.path.starts_with("packs/"))
+        continue;
+      const auto source = (*reader)->open(file);
+      if (!source) continue;
+      const auto pages = read_pack_pages(**source);
       if (!pages) continue;
       stats.page_bytes += std::uint64_t{*pages} * kPageBytes;
       stats.page_stored_bytes += file.size;
     }
+    const fs::path manifest = store.directory(job, number) /
+                              ((*reader)->encrypted() ? kSealedManifestName : kManifestName);
     std::error_code gone;
-    add("records", folder / kManifestName, fs::file_size(folder / kManifestName, gone));
+    add("records", manifest, fs::file_size(manifest, gone));
   }
   return stats;
 }

@@ -36,7 +36,8 @@ struct StoredKind {
 };
 struct StoreStats {
   std::uint64_t checkpoints = 0;
-  std::uint64_t unreadable = 0;  // without a readable manifest; in no other figure
+  std::uint64_t unencrypted = 0;  // of these
+  std::uint64_t unreadable = 0;   // without a readable manifest; in no other figure
   std::map<std::string, StoredKind> kinds;
   std::uint64_t page_bytes = 0;  // of memory in packs, before compression
   std::uint64_t page_stored_bytes = 0;

@@ -35,6 +35,11 @@ Result<StoredFile> decode_file(const json& entry) {
   file.size = entry["size"].get<std::uint64_t>();
   file.mode = entry["mode"].get<std::uint32_t>();
   file.xxh3_128 = entry["xxh3_128"].get<std::string>();
+  if (auto sealed = entry.find("sealed"); sealed != entry.end()) {
+    if (!sealed->is_string() || !is_hash(sealed->get_ref<const std::string&>()))
+      return damaged("a file's entry is wrong");
+    file.sealed = sealed->get<std::string>();
+  }
   if (!check_path(file.path) || !is_hash(file.xxh3_128)) return damaged("a file's entry is wrong");
   return file;
 }
@@ -43,11 +48,13 @@ Result<StoredFile> decode_file(const json& entry) {
 
 std::string encode_manifest(const Manifest& manifest) {
   json files = json::array();
-  for (const auto& file : manifest.files)
+  for (const auto& file : manifest.files) {
     files.push_back({{"path", file.path},
                      {"size", file.size},
                      {"mode", file.mode},
                      {"xxh3_128", file.xxh3_128}});
+    if (!file.sealed.empty()) files.back()["sealed"] = file.sealed;
+  }
   json info = json::parse(manifest.info_json, nullptr, false);
   json body = {{"format", kFormat},
                {"job", manifest.job.value},
@@ -91,7 +98,7 @@ Status check_path(std::string_view path) {
                             path.substr(0, std::min<std::size_t>(path.size(), 64)), why));
   };
   if (path.empty() || path.size() > kMaxPathBytes) return refuse("empty or too long");
-  if (path == kManifestName) return refuse("reserved");
+  if (path == kManifestName || path == kSealedManifestName) return refuse("reserved");
   std::size_t components = 0;
   for (std::size_t begin = 0; begin <= path.size();) {
     std::size_t end = std::min(path.find('/', begin), path.size());

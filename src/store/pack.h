@@ -17,6 +17,7 @@
 #include "base/result.h"
 #include "store/hash.h"
 #include "store/page_hash.h"
+#include "sys/byte_source.h"
 
 namespace baton::store {
 
@@ -65,7 +66,7 @@ class PackWriter {
 };
 
 // The number of pages in a pack, from its foot alone. Damaged: it has none.
-Result<std::uint32_t> read_pack_pages(const std::filesystem::path& path);
+Result<std::uint32_t> read_pack_pages(const sys::ByteSource& source);
 
 // Reads a pack that may be damaged or made by an enemy: no figure in it is believed before it was
 // checked, and every page handed out has the content that its hash names.
@@ -73,6 +74,8 @@ class PackReader {
  public:
   // Damaged: not a whole pack.
   static Result<std::unique_ptr<PackReader>> open(const std::filesystem::path& path);
+  static Result<std::unique_ptr<PackReader>> open(const sys::OpenSource& sources,
+                                                  const std::string& name);
   ~PackReader();
 
   // A reader of the same pack for another thread. What open() read and checked is shared.
@@ -86,13 +89,12 @@ class PackReader {
  private:
   struct Extents;
   struct Index {
-    explicit Index(std::filesystem::path from);
+    explicit Index(std::unique_ptr<sys::ByteSource> from);
     ~Index();
     Status load();
     std::unexpected<Error> damaged(std::string_view why) const;
 
-    const std::filesystem::path path;
-    Fd file;
+    const std::unique_ptr<sys::ByteSource> source;
     std::vector<PageHash> hashes;
     const std::unique_ptr<Extents> extents;
   };

@@ -1,4 +1,3 @@
-#include <fcntl.h>
 #include <lz4.h>
 
 #include <algorithm>
@@ -6,7 +5,6 @@
 
 #include "store/pack.h"
 #include "store/pack_format.h"
-#include "sys/file.h"
 
 namespace baton::store {
 namespace {
@@ -17,17 +15,12 @@ constexpr std::size_t kExtentBytes = kExtentPages * kPageBytes;
 
 }  // namespace
 
-Result<std::uint32_t> read_pack_pages(const std::filesystem::path& path) {
-  BATON_TRY(Fd file, sys::open_file(path, O_RDONLY | O_NOFOLLOW));
-  struct stat info {};
-  if (::fstat(file.get(), &info) != 0) return fail_errno(path.string());
-  const auto size = static_cast<std::uint64_t>(info.st_size);
+Result<std::uint32_t> read_pack_pages(const sys::ByteSource& source) {
   Foot foot;
-  if (size >= sizeof foot)
-    BATON_CHECK_CTX(sys::pread_all(file.get(), &foot, sizeof foot, size - sizeof foot),
-                    path.string());
-  if (size < sizeof foot || foot.magic != kFootMagic || foot.pages > kPackPagesMax)
-    return fail(ErrorCode::Damaged, fmt::format("pack {}: cut short", path.string()));
+  if (source.size() >= sizeof foot)
+    BATON_CHECK(source.read(&foot, sizeof foot, source.size() - sizeof foot));
+  if (source.size() < sizeof foot || foot.magic != kFootMagic || foot.pages > kPackPagesMax)
+    return fail(ErrorCode::Damaged, fmt::format("pack {}: cut short", source.name()));
   return foot.pages;
 }
 
@@ -35,13 +28,13 @@ struct PackReader::Extents {
   std::vector<Extent> all;
 };
 
-PackReader::Index::Index(std::filesystem::path from)
-    : path(std::move(from)), extents(new Extents) {}
+PackReader::Index::Index(std::unique_ptr<sys::ByteSource> from)
+    : source(std::move(from)), extents(new Extents) {}
 
 PackReader::Index::~Index() = default;
 
 std::unexpected<Error> PackReader::Index::damaged(std::string_view why) const {
-  return fail(ErrorCode::Damaged, fmt::format("pack {}: {}", path.string(), why));
+  return fail(ErrorCode::Damaged, fmt::format("pack {}: {}", source->name(), why));
 }
 
 PackReader::PackReader(std::shared_ptr<const Index> index) : index_(std::move(index)) {}
@@ -49,11 +42,16 @@ PackReader::PackReader(std::shared_ptr<const Index> index) : index_(std::move(in
 PackReader::~PackReader() = default;
 
 Result<std::unique_ptr<PackReader>> PackReader::open(const std::filesystem::path& path) {
-  auto index = std::make_shared<Index>(path);
-  auto file = sys::open_file(path, O_RDONLY | O_NOFOLLOW);
-  if (!file && file.error().code() == ErrorCode::NotFound) return index->damaged("missing");
-  if (!file) return fail(std::move(file).error());
-  index->file = std::move(*file);
+  return open(sys::sources_in(path.parent_path()), path.filename());
+}
+
+Result<std::unique_ptr<PackReader>> PackReader::open(const sys::OpenSource& sources,
+                                                     const std::string& name) {
+  auto source = sources(name);
+  if (!source && source.error().code() == ErrorCode::NotFound)
+    return fail(ErrorCode::Damaged, fmt::format("pack {}: missing", name));
+  if (!source) return fail(std::move(source).error());
+  auto index = std::make_shared<Index>(std::move(*source));
   BATON_CHECK(index->load());
   return std::unique_ptr<PackReader>(new PackReader(std::move(index)));
 }
@@ -63,15 +61,12 @@ std::unique_ptr<PackReader> PackReader::another() const {
 }
 
 Status PackReader::Index::load() {
-  struct stat info {};
-  if (::fstat(file.get(), &info) != 0) return fail_errno(path.string());
-  const auto size = static_cast<std::uint64_t>(info.st_size);
-  if (!S_ISREG(info.st_mode) || size < sizeof(Head) + sizeof(Foot)) return damaged("cut short");
+  const std::uint64_t size = source->size();
+  if (size < sizeof(Head) + sizeof(Foot)) return damaged("cut short");
   Head head;
   Foot foot;
-  BATON_CHECK_CTX(sys::pread_all(file.get(), &head, sizeof head, 0), path.string());
-  BATON_CHECK_CTX(sys::pread_all(file.get(), &foot, sizeof foot, size - sizeof foot),
-                  path.string());
+  BATON_CHECK(source->read(&head, sizeof head, 0));
+  BATON_CHECK(source->read(&foot, sizeof foot, size - sizeof foot));
   if (head.magic != kHeadMagic || foot.magic != kFootMagic)
     return damaged("not a pack, or cut short");
   if (head.version != kVersion || head.page_bytes != kPageBytes)
@@ -84,8 +79,7 @@ Status PackReader::Index::load() {
       foot.index_offset != size - sizeof foot - std::min(index_bytes, size - sizeof foot))
     return damaged("its index is not where it belongs");
   std::string index(index_bytes, '\0');
-  BATON_CHECK_CTX(sys::pread_all(file.get(), index.data(), index.size(), foot.index_offset),
-                  path.string());
+  BATON_CHECK(source->read(index.data(), index.size(), foot.index_offset));
   if (hash_whole(index) != foot.index_hash) return damaged("its index has a wrong checksum");
   if (foot.pages == 0) return {};
   extents->all.resize(foot.extents);
@@ -112,8 +106,7 @@ Status PackReader::read_extent(std::uint32_t number, char* out) {
   char* target = extent.codec == Codec::Stored ? out : stored_.data();
   if (extent.codec == Codec::Stored && extent.stored_bytes != size)
     return index_->damaged(fmt::format("extent {} has a wrong size", number));
-  BATON_CHECK_CTX(sys::pread_all(index_->file.get(), target, extent.stored_bytes, extent.offset),
-                  index_->path.string());
+  BATON_CHECK(index_->source->read(target, extent.stored_bytes, extent.offset));
   if (extent.codec != Codec::Stored &&
       (extent.codec != Codec::Lz4 ||
        LZ4_decompress_safe(stored_.data(), out, static_cast<int>(extent.stored_bytes),

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include "base/fault.h"
+#include "store/reader.h"
 #include "sys/file.h"
 
 namespace baton::store {
@@ -16,11 +17,12 @@ constexpr std::uint64_t kMaxFileBytes = std::uint64_t{1} << 44;
 }  // namespace
 
 Upload::Upload(CheckpointStore& store, JobId job, fs::path directory,
-               CheckpointStore::Sharing sharing)
+               CheckpointStore::Sharing sharing, std::shared_ptr<const JobKey> key)
     : store_(store),
       job_(job),
       directory_(std::move(directory)),
       sharing_(sharing),
+      key_(std::move(key)),
       folders_{directory_} {}
 
 Upload::~Upload() {
@@ -34,6 +36,10 @@ Upload::~Upload() {
   current_.reset();
   // What can't be removed now is removed by the next start.
   if (!published_) (void)sys::remove_tree(directory_);
+}
+
+fs::path Upload::place(const std::string& path) const {
+  return directory_ / name_on_disk(key_.get(), path);
 }
 
 Status Upload::check_new(const std::string& path, std::uint64_t size) {
@@ -67,8 +73,9 @@ Status Upload::make_parents(const std::string& path) {
 
 Status Upload::begin_file(const std::string& path, std::uint64_t size, std::uint32_t mode) {
   BATON_CHECK(check_new(path, size));
-  BATON_TRY(current_, sys::open_file(directory_ / path, O_WRONLY | O_CREAT | O_EXCL, 0600));
+  BATON_TRY(current_, sys::open_file(place(path), O_WRONLY | O_CREAT | O_EXCL, 0600));
   files_.push_back({path, size, mode & 07777, ""});
+  if (key_) files_.back().sealed = sealing_.emplace(*key_, size).id();
   hasher_.reset();
   written_ = 0;
   return {};
@@ -81,7 +88,9 @@ Status Upload::write(std::string_view data) {
     return fail(ErrorCode::InvalidArgument,
                 fmt::format("{}: more bytes than the announced {}", file.path, file.size));
   BATON_CHECK(fault("store.write"));
-  BATON_CHECK_CTX(sys::write_all(current_.get(), data), fmt::format("store {}", file.path));
+  BATON_CHECK_CTX(
+      sealing_ ? sealing_->write(current_.get(), data) : sys::write_all(current_.get(), data),
+      fmt::format("store {}", file.path));
   hasher_.update(data);
   written_ += data.size();
   new_bytes_ += data.size();
@@ -100,7 +109,10 @@ Status Upload::end_file(const std::string& xxh3_128) {
   auto base = shared_file_hash(file.path);
   if (!base.empty() && base != xxh3_128)
     return fail(ErrorCode::Damaged, fmt::format("{} has another content's hash", file.path));
-  enqueue_sync({std::move(current_), directory_ / file.path, "sync-file"});
+  if (sealing_)
+    BATON_CHECK_CTX(sealing_->finish(current_.get()), fmt::format("store {}", file.path));
+  sealing_.reset();
+  enqueue_sync({std::move(current_), place(file.path), "sync-file"});
   return {};
 }
 
@@ -110,19 +122,27 @@ Status Upload::link_shared_file(const std::string& path, std::uint64_t size, std
   if (hash.empty())
     return fail(ErrorCode::InvalidArgument,
                 fmt::format("{} is not a file that checkpoints share", path));
-  fs::path shared = store_.shared_file(hash);
-  if (::link(shared.c_str(), (directory_ / path).c_str()) != 0) {
+  fs::path shared = store_.shared_file(shared_name(key_.get(), hash));
+  const fs::path linked = place(path);
+  if (::link(shared.c_str(), linked.c_str()) != 0) {
     if (errno != ENOENT) return fail_errno(fmt::format("link {}", shared.string()));
     return fail(ErrorCode::NotFound, fmt::format("{} is not in the store: send it", path));
   }
+  BATON_TRY(Fd file, sys::open_file(linked, O_RDONLY | O_NOFOLLOW));
   struct stat info {};
-  if (::lstat((directory_ / path).c_str(), &info) != 0)
-    return fail_errno(fmt::format("stat {}", path));
-  if (static_cast<std::uint64_t>(info.st_size) != size) {
+  if (::fstat(file.get(), &info) != 0) return fail_errno(fmt::format("stat {}", path));
+  bool fits = static_cast<std::uint64_t>(info.st_size) == (key_ ? sealed_bytes(size) : size);
+  std::string sealed;
+  if (key_ && fits) {
+    const auto head = read_sealed_head(file.get());
+    fits = head && head->job == job_.value && head->bytes == size;
+    if (fits) sealed = head->id();
+  }
+  if (!fits) {
     ::unlink(shared.c_str());
     return fail(ErrorCode::NotFound, fmt::format("{} in the store is damaged: send it", path));
   }
-  files_.push_back({path, size, mode & 07777, hash});
+  files_.push_back({path, size, mode & 07777, hash, std::move(sealed)});
   return {};
 }
 
@@ -167,10 +187,16 @@ Status Upload::enqueue_folder(const fs::path& folder, const char* step) {
 
 // Nobody looks for it before the folder has its number.
 Status Upload::write_manifest(CheckpointNumber number, const std::string& info_json) {
-  const fs::path path = directory_ / kManifestName;
+  const fs::path path = directory_ / (key_ ? kSealedManifestName : kManifestName);
   BATON_TRY(Fd fd, sys::open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
-  BATON_CHECK_CTX(sys::write_all(fd.get(), encode_manifest({job_, number, info_json, files_})),
-                  path.string());
+  const std::string text = encode_manifest({job_, number, info_json, files_});
+  if (key_) {
+    SealedWriter sealing(*key_, text.size(), manifest_purpose(number));
+    BATON_CHECK_CTX(sealing.write(fd.get(), text), path.string());
+    BATON_CHECK_CTX(sealing.finish(fd.get()), path.string());
+  } else {
+    BATON_CHECK_CTX(sys::write_all(fd.get(), text), path.string());
+  }
   enqueue_sync({std::move(fd), path, "sync-file"});
   return {};
 }
@@ -180,7 +206,8 @@ void Upload::publish_shared_files() {
   for (const auto& file : files_) {
     auto hash = shared_file_hash(file.path);
     if (!hash.empty())
-      (void)::link((directory_ / file.path).c_str(), store_.shared_file(hash).c_str());
+      (void)::link(place(file.path).c_str(),
+                   store_.shared_file(shared_name(key_.get(), hash)).c_str());
   }
 }
 

@@ -15,6 +15,7 @@
 #include "base/fd.h"
 #include "store/checkpoint_store.h"
 #include "store/hash.h"
+#include "store/sealed_file.h"
 
 namespace baton::store {
 
@@ -50,7 +51,9 @@ class Upload {
     const char* step;  // as StoreOptions::observer is told
   };
 
-  Upload(CheckpointStore& store, JobId job, fs::path directory, CheckpointStore::Sharing sharing);
+  Upload(CheckpointStore& store, JobId job, fs::path directory, CheckpointStore::Sharing sharing,
+         std::shared_ptr<const JobKey> key);
+  fs::path place(const std::string& path) const;
   Status check_new(const std::string& path, std::uint64_t size);
   Status make_parents(const std::string& path);
   void enqueue_sync(ToSync item);
@@ -64,11 +67,13 @@ class Upload {
   const JobId job_;
   const fs::path directory_;
   const CheckpointStore::Sharing sharing_;
+  const std::shared_ptr<const JobKey> key_;  // null: nothing is encrypted
   bool published_ = false;
   std::vector<StoredFile> files_;
   std::set<std::string> paths_;
   std::set<fs::path> folders_;
   Fd current_;
+  std::optional<SealedWriter> sealing_;  // what is current, if it is encrypted
   Hasher hasher_;
   std::uint64_t written_ = 0;
   std::uint64_t new_bytes_ = 0;

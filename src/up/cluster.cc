@@ -48,6 +48,22 @@ Result<sys::Spawned> spawn_gated(const std::vector<std::string>& arguments, cons
   return sys::spawn(request);
 }
 
+// As they were given.
+std::vector<std::string> key_arguments(const Options& options) {
+  std::vector<std::string> arguments;
+  auto add = [&](const char* option, const std::string& value) {
+    if (!value.empty()) arguments.insert(arguments.end(), {option, value});
+  };
+  auto absolute = [](const fs::path& path) {
+    return path.empty() ? std::string() : fs::absolute(path).string();
+  };
+  add("--store-key-file", absolute(options.store_key_file));
+  add("--store-key-command", options.store_key_command);
+  add("--old-store-key-file", absolute(options.old_store_key_file));
+  add("--old-store-key-command", options.old_store_key_command);
+  return arguments;
+}
+
 }  // namespace
 
 Status Cluster::start() {
@@ -102,6 +118,7 @@ Status Cluster::start_controller() {
   if (!options_.lease.empty()) arguments.insert(arguments.end(), {"--lease", options_.lease});
   if (!options_.policy.empty())
     arguments.insert(arguments.end(), {"--policy", fs::absolute(options_.policy).string()});
+  for (const auto& argument : key_arguments(options_)) arguments.push_back(argument);
   BATON_TRY(Gate gate, Gate::create());
   BATON_TRY(controller_, spawn_gated(arguments, gate, 0, {}));
   controller_respawn_.started();

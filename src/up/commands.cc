@@ -71,6 +71,21 @@ void add_up(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(0.01, 65'536.0));
   command->add_option("--policy", options->policy, "Policy file of the controller")
       ->check(CLI::ExistingFile);
+  auto* key_file =
+      command
+          ->add_option("--store-key-file", options->store_key_file,
+                       "Encrypt the controller's checkpoints, see baton controller --help. Copies "
+                       "on nodes are not encrypted")
+          ->check(CLI::ExistingFile);
+  command
+      ->add_option("--store-key-command", options->store_key_command,
+                   "The same key from what this command prints")
+      ->excludes(key_file);
+  command
+      ->add_option("--old-store-key-file", options->old_store_key_file,
+                   "The key that this one takes the place of")
+      ->check(CLI::ExistingFile);
+  command->add_option("--old-store-key-command", options->old_store_key_command, "The same");
   command
       ->add_option("--criu-prefix", options->criu,
                    "Directory of the CRIU to use, see scripts/provision-criu")

@@ -224,18 +224,18 @@ TEST_F(ControllerTest, DamageToASharedFileIsFoundAndTheNextCheckpointBringsItAne
   auto& checkpoints = controller_->loop().stores().checkpoints;
   Scrubber scrubber(controller_->loop());
   scrubber.pass({});
-  EXPECT_TRUE(checkpoints.missing_shared_files({hash}).empty());
+  EXPECT_TRUE(checkpoints.missing_shared_files(JobId(id), {hash}).empty());
   EXPECT_EQ(events("damage").size(), 0u);
   std::fstream(shared, std::ios::in | std::ios::out).seekp(500) << "y";
   scrubber.pass({});
-  EXPECT_EQ(checkpoints.missing_shared_files({hash}).size(), 1u);
+  EXPECT_EQ(checkpoints.missing_shared_files(JobId(id), {hash}).size(), 1u);
   controller_->loop().wait({}, boot_time_ms() + 10'000,
                            [&](Loop::Locked&) { return events("damage").size() == 1; });
   ASSERT_EQ(events("damage").size(), 1u);
   EXPECT_NE(events("damage")[0].text().find("checkpoints (1)"), std::string::npos)
       << events("damage")[0].text();
   ASSERT_OK(one.upload(id, 1, 0, {{name, content}}));
-  EXPECT_TRUE(checkpoints.missing_shared_files({hash}).empty());
+  EXPECT_TRUE(checkpoints.missing_shared_files(JobId(id), {hash}).empty());
   ASSERT_OK(checkpoints.verify(JobId(id), CheckpointNumber(3)));
 }
 

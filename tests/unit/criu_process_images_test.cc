@@ -108,7 +108,7 @@ class ProcessImagesTest : public testing::Test {
 };
 
 TEST_F(ProcessImagesTest, TellsProcessesDescriptorsAndMappings) {
-  auto processes = read_processes(directory_.path());
+  auto processes = read_processes(sys::sources_in(directory_.path()));
   ASSERT_TRUE(processes) << processes.error().message();
   ASSERT_EQ(processes->size(), 2u);
   const ProcessImage& server = (*processes)[0];
@@ -156,7 +156,7 @@ TEST_F(ProcessImagesTest, AnImageThatIsNotWholeIsNamed) {
     const auto path = directory_.path() / name;
     const auto size = std::filesystem::file_size(path);
     std::filesystem::resize_file(path, size - 1);
-    auto processes = read_processes(directory_.path());
+    auto processes = read_processes(sys::sources_in(directory_.path()));
     ASSERT_FALSE(processes) << name;
     EXPECT_EQ(processes.error().code(), ErrorCode::Damaged);
     EXPECT_THAT(processes.error().message(), testing::HasSubstr(name));

@@ -10,6 +10,7 @@
 #include "fakes/temp_dir.h"
 #include "store/hash.h"
 #include "store/inventory.h"
+#include "store/reader.h"
 #include "store/upload.h"
 #include "sys/file.h"
 
@@ -202,9 +203,9 @@ TEST_F(StoreTest, BaseFilesAreKeptOnceAndGoWithTheLastThatNeedsThem) {
   std::string content = "libc";
   std::string hash = hash_bytes(content);
   std::string name = "base-files/" + hash;
-  EXPECT_EQ(store_->missing_shared_files({hash}).size(), 1u);
+  EXPECT_EQ(store_->missing_shared_files(kJob, {hash}).size(), 1u);
   ASSERT_TRUE(publish(*store_, 1, {{name, content}, {"a", "1"}}));
-  EXPECT_TRUE(store_->missing_shared_files({hash}).empty());
+  EXPECT_TRUE(store_->missing_shared_files(kJob, {hash}).empty());
   {
     auto upload = store_->begin_upload(JobId(8));
     ASSERT_TRUE((*upload)->link_shared_file(name, content.size(), 0755));
@@ -212,9 +213,9 @@ TEST_F(StoreTest, BaseFilesAreKeptOnceAndGoWithTheLastThatNeedsThem) {
   }
   ASSERT_TRUE(store_->remove(kJob, CheckpointNumber(1)));
   EXPECT_TRUE(store_->verify(JobId(8), CheckpointNumber(1)));
-  EXPECT_TRUE(store_->missing_shared_files({hash}).empty());
+  EXPECT_TRUE(store_->missing_shared_files(kJob, {hash}).empty());
   ASSERT_TRUE(store_->remove_job(JobId(8)));
-  EXPECT_EQ(store_->missing_shared_files({hash}).size(), 1u);
+  EXPECT_EQ(store_->missing_shared_files(kJob, {hash}).size(), 1u);
   auto upload = store_->begin_upload(kJob);
   EXPECT_EQ((*upload)->link_shared_file(name, content.size(), 0755).error().code(),
             ErrorCode::NotFound);
@@ -226,7 +227,7 @@ TEST_F(StoreTest, ABaseFileThatWentBadIsSentAgain) {
   ASSERT_TRUE(publish(*store_, 1, {{name, content}}));
   std::ofstream(path(1, name)) << "evil";
   EXPECT_NE(damage(1).find(name), std::string::npos);
-  EXPECT_EQ(store_->missing_shared_files({hash_bytes(content)}).size(), 1u);
+  EXPECT_EQ(store_->missing_shared_files(kJob, {hash_bytes(content)}).size(), 1u);
 }
 
 TEST_F(StoreTest, RemovalWaitsForAReader) {
@@ -323,7 +324,7 @@ TEST_F(StoreTest, WhatIsNotToBeSharedIsNot) {
   auto upload = store_->begin_upload(kJob, CheckpointStore::Sharing::None);
   ASSERT_TRUE(add_file(**upload, pack, "pages"));
   ASSERT_TRUE((*upload)->publish(CheckpointNumber(1), "{}"));
-  EXPECT_EQ(store_->missing_shared_files({hash_bytes("pages")}).size(), 1u);
+  EXPECT_EQ(store_->missing_shared_files(kJob, {hash_bytes("pages")}).size(), 1u);
   EXPECT_TRUE(store_->verify(kJob, CheckpointNumber(1)));
 }
 

@@ -18,10 +18,11 @@ const JobId kJob(7);
 // How what was not synced looks after the cut.
 enum class Lost { Empty, Half, Gone };
 
-class CrashTest : public testing::Test {
+// The parameter: whether the store is encrypted.
+class CrashTest : public testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
-    StoreOptions options;
+    StoreOptions options = with_key();
     options.observer = [this](std::string_view step, const fs::path& path) { on(step, path); };
     auto store = CheckpointStore::open(directory_.path(), std::move(options));
     ASSERT_TRUE(store) << store.error().message();
@@ -52,33 +53,47 @@ class CrashTest : public testing::Test {
     ASSERT_TRUE(store_->remove(kJob, CheckpointNumber(number)));
     cut("it was removed");
   }
+  static StoreOptions with_key() {
+    StoreOptions options;
+    if (GetParam()) options.keys.emplace();
+    return options;
+  }
+  void remove_job() {
+    acknowledged_.clear();
+    ASSERT_TRUE(store_->remove_job(kJob));
+    cut("all is removed");
+  }
   // The power goes now, in every way that is told apart.
   void cut(std::string_view when, const fs::path& undone = {}) {
     std::lock_guard lock(mutex_);
     for (Lost lost : {Lost::Empty, Lost::Half, Lost::Gone}) {
       SCOPED_TRACE(fmt::format("cut {}: {}, kind {}", ++cuts_, when, static_cast<int>(lost)));
-      fakes::TempDir after;
+      fakes::TempDir after("/dev/shm");  // nothing there waits for a disk
       copy(after.path(), lost);
       if (!undone.empty()) {
         const fs::path name = after.path() / undone.lexically_relative(directory_.path());
+        fs::create_directories(after.path() / "checkpoints/.incoming");
         fs::rename(name, after.path() / "checkpoints/.incoming/undone");
       }
       look_at(after.path());
     }
   }
 
+  bool forgotten() const { return forgotten_; }
+
   std::uint64_t cuts_ = 0;
 
  private:
   void on(std::string_view step, const fs::path& path) {
-    if (step == "sync-file") {
+    if (step == "sync-file" || step == "key-cluster") {
       struct stat info {};
       std::lock_guard lock(mutex_);
       if (::stat(path.c_str(), &info) == 0) synced_.insert(info.st_ino);
     }
+    forgotten_ |= step == "key-forgotten";
     cut(fmt::format("{} {}", step, path.filename().string()));
     // Until its parent is synced, the new name may be lost.
-    if (step == "rename") cut("the rename is lost", path);
+    if (step == "rename" || step == "key-rename") cut("the rename is lost", path);
   }
 
   void copy(const fs::path& to, Lost lost) {
@@ -104,7 +119,7 @@ class CrashTest : public testing::Test {
   }
 
   void look_at(const fs::path& root) {
-    auto store = CheckpointStore::open(root);
+    auto store = CheckpointStore::open(root, with_key());
     ASSERT_TRUE(store) << store.error().message();
     std::set<std::uint64_t> there;
     auto listed = (*store)->list();
@@ -112,15 +127,17 @@ class CrashTest : public testing::Test {
     for (const auto& [job, number] : *listed) {
       there.insert(number.value);
       auto status = (*store)->verify(job, number);
-      EXPECT_TRUE(status) << status.error().message();
+      EXPECT_EQ(status.has_value(), !forgotten_) << (status ? "" : status.error().message());
     }
     for (std::uint64_t number : acknowledged_)
       EXPECT_TRUE(there.contains(number)) << "checkpoint " << number << " is gone";
     // What is offered to later checkpoints is what its name says.
     auto shared = (*store)->list_shared_files();
     ASSERT_TRUE(shared);
-    for (const std::string& hash : *shared)
-      EXPECT_EQ(*hash_file((*store)->shared_file(hash)), hash);
+    for (const std::string& name : *shared) {
+      if (GetParam() && forgotten_) continue;
+      EXPECT_EQ((*store)->check_shared_file(name)->damage, "");
+    }
   }
 
   fakes::TempDir directory_;
@@ -128,9 +145,10 @@ class CrashTest : public testing::Test {
   std::mutex mutex_;
   std::set<ino_t> synced_;
   std::set<std::uint64_t> acknowledged_;
+  bool forgotten_ = false;
 };
 
-TEST_F(CrashTest, NothingHalfIsEverSeenAndNothingAcknowledgedIsLost) {
+TEST_P(CrashTest, NothingHalfIsEverSeenAndNothingAcknowledgedIsLost) {
   const std::string one = "packs/" + hash_bytes("pages one"), two = "packs/" + hash_bytes("two");
   const std::string base = "base-files/" + hash_bytes("libc");
   publish(1, {{one, "pages one"}, {base, "libc"}, {"images/core-2.img", "registers"}});
@@ -141,7 +159,12 @@ TEST_F(CrashTest, NothingHalfIsEverSeenAndNothingAcknowledgedIsLost) {
   remove(3);
   publish(4, {{one, "pages one"}, {"empty", ""}});
   EXPECT_GT(cuts_, 90u);
+  remove_job();
+  EXPECT_EQ(forgotten(), GetParam());
 }
+
+INSTANTIATE_TEST_SUITE_P(, CrashTest, testing::Values(false, true),
+                         [](const auto& info) { return info.param ? "Encrypted" : "Clear"; });
 
 }  // namespace
 }  // namespace baton::store

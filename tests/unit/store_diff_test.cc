@@ -52,8 +52,15 @@ class DiffTest : public testing::Test {
     return map;
   }
   fs::path folder(const char* name) const { return directory_.path() / name; }
+  sys::OpenSource packs(const char* name) const { return sys::sources_in(folder(name)); }
   fakes::TempDir directory_;
 };
+
+Result<std::map<std::string, TreeEntry>> list(const fs::path& archive,
+                                              std::span<const FileContent> contents = {}) {
+  BATON_TRY(const auto source, sys::open_source(archive));
+  return list_tree(*source, contents);
+}
 
 PageDiff model(const Space& a, const Space& b) {
   PageDiff diff;
@@ -84,18 +91,18 @@ TEST_F(DiffTest, RandomMapsFollowTheModel) {
     }
     const PageMap map_a = make(a, folder("a"), 1 + random() % 40);
     const PageMap map_b = make(b, folder("b"), 1 + random() % 40);
-    auto diff = diff_pages(map_a, folder("a"), map_b, folder("b"));
+    auto diff = diff_pages(map_a, packs("a"), map_b, packs("b"));
     ASSERT_TRUE(diff) << diff.error().message();
     ASSERT_EQ(*diff, model(a, b));
-    ASSERT_EQ(diff_pages(map_a, folder("a"), map_a, folder("a"))->same, a.size());
+    ASSERT_EQ(diff_pages(map_a, packs("a"), map_a, packs("a"))->same, a.size());
   }
 }
 
 TEST_F(DiffTest, AMissingPackIsDamage) {
   const PageMap a = make({{1, 1}}, folder("a"), 9), b = make({{1, 2}}, folder("b"), 9);
   fs::remove(folder("b") / b.packs[0].hash);
-  EXPECT_EQ(diff_pages(a, folder("a"), b, folder("b")).error().code(), ErrorCode::Damaged);
-  EXPECT_EQ(diff_pages({}, folder("a"), b, folder("b"))->appeared, 1u);
+  EXPECT_EQ(diff_pages(a, packs("a"), b, packs("b")).error().code(), ErrorCode::Damaged);
+  EXPECT_EQ(diff_pages({}, packs("a"), b, packs("b"))->appeared, 1u);
 }
 
 TEST_F(DiffTest, TreesAreListedByWhatIsInThem) {
@@ -105,7 +112,7 @@ TEST_F(DiffTest, TreesAreListedByWhatIsInThem) {
   std::ofstream(tree / "kept") << "kept";
   fs::create_symlink("file", tree / "sub/link");
   ASSERT_TRUE(archive_tree(tree, archive));
-  auto before = list_tree(archive);
+  auto before = list(archive);
   ASSERT_TRUE(before) << before.error().message();
   EXPECT_EQ(before->size(), 3u);
   const auto name = [&](const char* ending) {
@@ -118,7 +125,7 @@ TEST_F(DiffTest, TreesAreListedByWhatIsInThem) {
   std::ofstream(tree / "sub/file") << "CONTENT";
   fs::last_write_time(tree / "sub/file", time);  // it lies about its time
   ASSERT_TRUE(archive_tree(tree, archive));
-  auto after = list_tree(archive);
+  auto after = list(archive);
   ASSERT_TRUE(after);
   EXPECT_NE(after->at(name("sub/file")).state, before->at(name("sub/file")).state);
   EXPECT_EQ(after->at(name("kept")).state, before->at(name("kept")).state);
@@ -131,16 +138,32 @@ TEST_F(DiffTest, TreesAreListedByWhatIsInThem) {
     return std::nullopt;
   };
   ASSERT_TRUE(archive_tree(tree, archive, elsewhere));
-  EXPECT_EQ(list_tree(archive).error().code(), ErrorCode::Damaged);
+  EXPECT_EQ(list(archive).error().code(), ErrorCode::Damaged);
   const std::vector<FileContent> first = {{.size = 5 << 20, .chunks = {one, one}}};
   const std::vector<FileContent> second = {{.size = 5 << 20, .chunks = {one, other}}};
-  EXPECT_EQ(list_tree(archive, first)->at(name("kept")).bytes, 5u << 20);
-  EXPECT_EQ(list_tree(archive, first)->at(name("kept")).state,
-            list_tree(archive, first)->at(name("kept")).state);
-  EXPECT_NE(list_tree(archive, first)->at(name("kept")).state,
-            list_tree(archive, second)->at(name("kept")).state);
+  EXPECT_EQ(list(archive, first)->at(name("kept")).bytes, 5u << 20);
+  EXPECT_EQ(list(archive, first)->at(name("kept")).state,
+            list(archive, first)->at(name("kept")).state);
+  EXPECT_NE(list(archive, first)->at(name("kept")).state,
+            list(archive, second)->at(name("kept")).state);
   fs::resize_file(archive, fs::file_size(archive) / 3);
-  EXPECT_EQ(list_tree(archive).error().code(), ErrorCode::Damaged);
+  EXPECT_EQ(list(archive).error().code(), ErrorCode::Damaged);
+}
+
+TEST_F(DiffTest, TheChunksOfLargeFilesAreReadFromTheDescription) {
+  const fs::path path = folder("checkpoint.json");
+  const std::string hash(32, 'a');
+  std::ofstream(path) << R"({"format": 2, "trees": [{"name": "run", "archive": "tree-1.tar"},
+      {"name": "upper", "archive": "tree-0.tar", "contents":
+       [{"size": 9, "sparse": false, "chunks": [")"
+                      << hash << R"("]}]}]})";
+  auto contents = read_contents(**sys::open_source(path));
+  ASSERT_TRUE(contents) << contents.error().message();
+  ASSERT_EQ(contents->size(), 2u);
+  EXPECT_EQ(contents->at("tree-0.tar"),
+            (std::vector<FileContent>{{.size = 9, .sparse = false, .chunks = {hash}}}));
+  std::ofstream(path) << R"({"trees": [{"archive": 7}]})";
+  EXPECT_EQ(read_contents(**sys::open_source(path)).error().code(), ErrorCode::Damaged);
 }
 
 }  // namespace

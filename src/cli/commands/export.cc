@@ -36,7 +36,7 @@ Result<int> export_to(Session& session, const v1::CheckpointRef& ref, const std:
     return file.write(data);
   }));
   BATON_CHECK(file.publish());
-  fmt::print("{}: {}\n", path, format_size(bytes));
+  fmt::print("{}: {}, not encrypted\n", path, format_size(bytes));
   return 0;
 }
 
@@ -54,7 +54,7 @@ void add_export(Program& program) {
                               "the way. The file appears under its name when it is whole, and "
                               "replaces one that has the name. "
                               "It is the program's memory, with every secret in it, and not "
-                              "encrypted: only you may read it.");
+                              "encrypted, also when the store is: only you may read it.");
   command
       ->add_option("JOB[@NUMBER]", options->checkpoint,
                    "The job and the checkpoint's number. Default: the newest good one.")

@@ -23,8 +23,9 @@ void add_rm(Program& program) {
   auto* command = add_command(
       program, "rm",
       "Remove jobs that have ended, with their output and all their checkpoints, for good. Pinned "
-      "checkpoints go as well: export what is to stay. A running job is refused: stop or kill it "
-      "first.");
+      "checkpoints go as well: export what is to stay. In an encrypted store the job's key is "
+      "forgotten first, so nothing of it can be read from then on. A running job is refused: stop "
+      "or kill it first.");
   command->add_option("JOB", *jobs, "Names or ids.")->required();
   on(program, command, [jobs](Session& session) { return rm(session, *jobs); });
 }

@@ -10,6 +10,13 @@
 namespace baton::cli {
 namespace {
 
+// Of an encrypted store alone.
+void print_unencrypted(const v1::StoreStatsReply& stats) {
+  if (!stats.encrypted() || stats.unencrypted() == 0) return;
+  fmt::print("{} checkpoints are from before the store had a key and not encrypted\n",
+             stats.unencrypted());
+}
+
 Result<int> check(Session& session, bool json) {
   BATON_TRY(const VerifyTotals totals, show_verification(session, {}, json));
   BATON_TRY(const v1::StoreOrphansReply list,
@@ -20,6 +27,9 @@ Result<int> check(Session& session, bool json) {
     else
       fmt::print("{}: {}, {}\n", orphan.path(), orphan.what(), format_size(orphan.bytes()));
   }
+  BATON_TRY(const v1::StoreStatsReply stats,
+            session.call_long(&v1::Store::Stub::Stats, v1::Empty()));
+  if (!json) print_unencrypted(stats);
   if (!json)
     fmt::print("{} checkpoints, {} damaged; {} things that belong to none{}\n", totals.checkpoints,
                totals.damaged, list.orphans_size(), list.orphans_size() ? " (baton store gc)" : "");
@@ -65,6 +75,8 @@ Result<int> stats(Session& session, bool json) {
              format_size(reply.stored_bytes()), ratio(reply.logical_bytes(), reply.stored_bytes()),
              ratio(reply.page_bytes(), reply.page_stored_bytes()));
   fmt::print("{} free\n", format_size(reply.free_bytes()));
+  fmt::print("{}\n", reply.encrypted() ? "encrypted" : "not encrypted");
+  print_unencrypted(reply);
   return 0;
 }
 
