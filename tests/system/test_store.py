@@ -1,10 +1,12 @@
 """The store of checkpoints as its users see it: pins, verification, collection, archives."""
 
 import json
+import secrets
+import subprocess
 
 import pytest
 
-from conftest import LEASE_MS, until
+from conftest import BATON, LEASE_MS, WAIT, until
 from test_faults import checkpoint_folder
 from test_moves import ENDLESS, LOOP, finish
 
@@ -175,3 +177,76 @@ def test_what_changed_and_what_is_in_a_checkpoint(cluster):
     assert int(python["memory_bytes"]) > 1 << 20
     assert "JOB@NUMBER" in cluster.fails("inspect", "pages@x")
     cluster.baton("kill", "pages")
+
+
+# Memory and files that hold a mark which is in no argument: it is given backwards and in digits.
+MARKED = ["/usr/bin/python3", "-u", "-c",
+          "import os,sys,time\nmark=bytes.fromhex(sys.argv[1])[::-1]\n"
+          "memory=bytearray(b''.join(mark+os.urandom(4096-len(mark)) for _ in range(64)))\n"
+          "open('/tmp/small','wb').write(mark*10)\nopen('/tmp/large','wb').write(memory)\n"
+          "while True:\n  whole=memory.count(mark)==64 and open('/tmp/large','rb').read()==memory\n"
+          "  whole=whole and open('/tmp/small','rb').read()==mark*10\n"
+          "  print('whole' if whole else 'BROKEN')\n  time.sleep(0.05)"]
+
+
+def files_with(folder, mark):
+    return [path for path in folder.rglob("*") if path.is_file() and not path.is_socket()
+            and mark in path.read_bytes()]
+
+
+def start_marked(cluster):
+    mark = b"mark-" + secrets.token_hex(12).encode()
+    cluster.run("marked", *MARKED, mark[::-1].hex(),
+                flags=["--node", "node-1", "--no-checkpoint", "--policy", "standby=false"])
+    cluster.until_output("marked", b"whole")
+    cluster.baton("checkpoint", "marked")
+    return mark
+
+
+def test_a_store_without_a_key_shows_what_programs_hold(make_cluster):
+    cluster = make_cluster("--nodes", "1", "--lease", f"{LEASE_MS}ms")
+    found = files_with(cluster.data / "controller", start_marked(cluster))
+    kinds = {path.parent.name for path in found} | {path.name for path in found}
+    assert {"packs", "files", "tree-0.tar"} <= kinds, found
+    assert "not encrypted" in cluster.baton("store", "stats")
+    cluster.baton("kill", "marked")
+
+
+def test_an_encrypted_store_shows_nothing_and_restores(make_cluster, workspace):
+    key, wrong = workspace / "key", workspace / "wrong"
+    for path in key, wrong:
+        path.write_text(secrets.token_hex(32))
+        path.chmod(0o600)
+    cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms", "--store-key-file", key)
+    controller = cluster.data / "controller"
+    mark = start_marked(cluster)
+    assert files_with(controller, mark) == []
+    assert "1 checkpoints, 0 damaged; 0 things" in cluster.baton("store", "check")
+    assert "\nencrypted" in cluster.baton("store", "stats")
+    assert "python" in cluster.baton("inspect", "marked@1")
+    cluster.baton("checkpoint", "marked")
+    assert cluster.json("diff", "marked", "1", "2")["processes"]
+
+    cluster.power_cut("node-1")
+    cluster.until_running_on("marked", "node-2")
+    printed = cluster.logs("marked").count(b"whole")
+    until(lambda: cluster.logs("marked").count(b"whole") > printed + 3, "marked goes on")
+    assert b"BROKEN" not in cluster.logs("marked")
+
+    cluster.baton("export", "marked", workspace / "archive")
+    assert mark in (workspace / "archive").read_bytes(), "archives are in clear"
+    cluster.baton("import", workspace / "archive", "--name", "copy")
+    assert files_with(controller, mark) == []
+    keys = controller / "keys"
+    job, copy = (str(cluster.job(name)["id"]) for name in ("marked", "copy"))
+    assert {path.name for path in keys.iterdir()} == {"cluster", job, copy}
+    cluster.baton("kill", "marked")
+    cluster.wait("marked")
+    cluster.baton("rm", "marked")
+    assert not (keys / job).exists()
+    cluster.stop()
+
+    for given, why in ([], "is encrypted: give its key"), (["--store-key-file", wrong], "not that of the encrypted"):
+        refused = subprocess.run([BATON, "controller", "--data", controller, *given], capture_output=True,
+                                 timeout=WAIT)
+        assert refused.returncode == 1 and why in (refused.stdout + refused.stderr).decode()
