@@ -181,7 +181,7 @@ Result<std::vector<ProcessImage>> read_processes(const sys::OpenSource& images) 
     BATON_CHECK(add_descriptors(images, files, process));
     lines += process.mappings.size() + process.descriptors.size();
     if (lines > kMaxLines)
-      return fail(ErrorCode::Damaged, \"CRIU's images have an absurd number of mappings\");
+      return fail(ErrorCode::Damaged, "CRIU's images have an absurd number of mappings");
     processes.push_back(std::move(process));
   }
   return processes;

@@ -2,12 +2,13 @@
 #include "agent/engine/record.h"
 #include "fuzz.h"
 #include "store/file_content.h"
+#include "sys/byte_source.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace baton;
   const auto path = fuzz::scratch() / "checkpoint.json";
   fuzz::write_file(path, fuzz::as_text(data, size));
-  auto contents = store::read_contents(path);
+  auto contents = store::read_contents(**sys::open_source(path));
   fuzz::require_damaged(contents);
   auto record = agent::read_record(fuzz::scratch());
   fuzz::require(record || record.error().code() == ErrorCode::Damaged ||

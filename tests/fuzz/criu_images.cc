@@ -36,7 +36,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   fuzz::fill(folder, fuzz::as_text(data, size));
   auto summary = criu::summarize_images(folder);
   fuzz::require_damaged(summary);
-  fuzz::require_damaged(criu::read_processes(folder));
+  fuzz::require_damaged(criu::read_processes(sys::sources_in(folder)));
   fuzz::require_damaged(criu::read_lazy_mappings(folder, 2));
   auto mended = criu::mend_timers(folder);
   fuzz::require_damaged(mended);

@@ -8,6 +8,7 @@
 
 #include "fuzz.h"
 #include "store/pack_format.h"
+#include "sys/byte_source.h"
 
 namespace baton::fuzz {
 namespace {
@@ -15,7 +16,7 @@ namespace {
 void read(std::string_view bytes) {
   const auto path = scratch() / "pack";
   write_file(path, bytes);
-  require_damaged(store::read_pack_pages(path));
+  require_damaged(store::read_pack_pages(**sys::open_source(path)));
   auto reader = store::PackReader::open(path);
   require_damaged(reader);
   if (!reader) return;

@@ -8,6 +8,7 @@
 #include "fuzz.h"
 #include "store/checkpoint_diff.h"
 #include "store/tree_archive.h"
+#include "sys/byte_source.h"
 #include "sys/file.h"
 
 namespace baton::fuzz {
@@ -55,7 +56,7 @@ void unpack(std::string_view bytes) {
   (void)store::extract_tree(archive, tree, elsewhere);
   require_confined();
   require(sys::remove_tree(tree).has_value());
-  require_damaged(store::list_tree(archive, elsewhere.contents));
+  require_damaged(store::list_tree(**sys::open_source(archive), elsewhere.contents));
 }
 
 }  // namespace

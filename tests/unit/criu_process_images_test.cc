@@ -136,7 +136,7 @@ TEST_F(ProcessImagesTest, AProcessThatComesTwiceIsRefused) {
   tree.set_pgid(2);
   tree.set_sid(2);
   write("pstree.img", kPstreeMagic, std::vector{tree, tree});
-  EXPECT_THAT(read_processes(directory_.path()).error().message(), testing::HasSubstr("twice"));
+  EXPECT_THAT(read_processes(sys::sources_in(directory_.path())).error().message(), testing::HasSubstr("twice"));
   EXPECT_THAT(summarize_images(directory_.path()).error().message(), testing::HasSubstr("twice"));
 }
 
@@ -146,7 +146,7 @@ TEST_F(ProcessImagesTest, ALongNameIsCut) {
   regular.mutable_reg()->set_flags(0);
   regular.mutable_reg()->set_name(std::string(1 << 20, 'n'));
   write("files.img", kFilesMagic, std::vector{regular});
-  auto processes = read_processes(directory_.path());
+  auto processes = read_processes(sys::sources_in(directory_.path()));
   ASSERT_TRUE(processes) << processes.error().message();
   EXPECT_LT(processes->at(0).mappings[0].what.size(), 1'000u);
 }
