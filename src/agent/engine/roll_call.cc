@@ -7,7 +7,9 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <charconv>
+#include <cstdlib>
 
 #include "base/clock.h"
 #include "base/fd.h"
@@ -54,7 +56,13 @@ std::uint64_t start_ticks(pid_t pid) {
 struct Mappings {
   Range code;
   std::vector<Range> parasites;
+  std::vector<Range> others;
 };
+
+bool within(std::uint64_t address, const std::vector<Range>& ranges) {
+  return std::ranges::any_of(
+      ranges, [&](const Range& range) { return address >= range.start && address < range.end; });
+}
 
 Mappings read_mappings(pid_t pid) {
   Mappings mappings;
@@ -70,7 +78,7 @@ Mappings read_mappings(pid_t pid) {
         blank + 4 < line.size()) {
       Range range{hex(line.substr(0, dash)), hex(line.substr(dash + 1, blank - dash - 1))};
       bool is_parasite = line.find(parasite_name) != std::string_view::npos;
-      if (is_parasite) mappings.parasites.push_back(range);
+      (is_parasite ? mappings.parasites : mappings.others).push_back(range);
       if (!is_parasite && line[blank + 3] == 'x' && mappings.code.end == 0) mappings.code = range;
     }
     if (end == std::string_view::npos) break;
@@ -86,16 +94,21 @@ std::string read_memory(pid_t pid, std::uint64_t address) {
   return bytes;
 }
 
-// The instruction pointer of a thread that waits in a system call; 0 when it runs.
-std::uint64_t waiting_at(pid_t tid) {
+// A thread that waits in a system call, or is stopped. All 0 when it runs.
+struct Waiting {
+  std::uint64_t at = 0;  // the instruction pointer
+  long call = 0;         // -1: in none
+};
+
+Waiting waiting(pid_t tid) {
   auto text = sys::read_file(fmt::format("/proc/{}/syscall", tid));
-  if (!text) return 0;
+  if (!text) return {};
   auto blank = text->rfind(' ');
-  if (blank == std::string::npos) return 0;
+  if (blank == std::string::npos) return {};
   std::string_view pointer(*text);
   pointer.remove_prefix(blank + 1);
   if (pointer.starts_with("0x")) pointer.remove_prefix(2);
-  return hex(pointer);
+  return {hex(pointer), std::strtol(text->c_str(), nullptr, 10)};
 }
 
 bool has_borrowed_mask(const std::string& blocked, const RollCall::Thread& before) {
@@ -112,10 +125,8 @@ std::string thread_damage(pid_t tid, const RollCall::Thread& before,
   if (state->starts_with("t")) return fmt::format("thread {} is still held", tid);
   if (has_borrowed_mask(*blocked, before))
     return fmt::format("thread {} was left with its signals blocked", tid);
-  std::uint64_t at = waiting_at(tid);
-  for (const auto& range : parasites)
-    if (at >= range.start && at < range.end)
-      return fmt::format("thread {} is stuck in CRIU's code", tid);
+  if (within(waiting(tid).at, parasites))
+    return fmt::format("thread {} is stuck in CRIU's code", tid);
   return {};
 }
 
@@ -130,6 +141,27 @@ std::string process_damage(pid_t pid, const RollCall::Process& before) {
   if (!before.code.empty() && read_memory(pid, before.code_address) != before.code)
     return fmt::format("process {}: its code was left changed", before.inner_pid);
   return {};
+}
+
+// Whether the thread would run on as if nothing had happened if its tracer were gone. It is at a
+// place of its own, with signals of its own; or it is the leader in the parasite's loop, from which
+// it finds back when it sees its socket close. What runs is not known to be anywhere: a parasite
+// may be about to run into a breakpoint (CRIU sets one in a debug register to end it), or to return
+// from the call that unmapped it.
+bool may_go(pid_t tid, bool leader, const RollCall::Thread* before, const Mappings& mappings,
+            const RollCall::Process& process) {
+  auto state = sys::status_field(tid, "State");
+  auto tracer = sys::status_field(tid, "TracerPid");
+  if (!state || !tracer || std::string_view("ZX").contains(state->front())) return true;
+  if (*tracer == "0") return true;
+  const Waiting where = waiting(tid);
+  const bool stopped = state->starts_with("t");
+  if (within(where.at, mappings.parasites))
+    return leader && !stopped && (where.call == SYS_recvfrom || where.call == SYS_recvmsg);
+  const bool in_lent_code = where.at - process.code_address < code_bytes;
+  if (where.at == 0 || in_lent_code || !within(where.at, mappings.others)) return false;
+  auto blocked = sys::status_field(tid, "SigBlk");
+  return !before || !blocked || !has_borrowed_mask(*blocked, *before);
 }
 
 // CRIU reads a connection's state in repair mode, in which the socket is mute.
@@ -179,25 +211,12 @@ bool can_be_let_go(const RollCall& before) {
   for (const auto& [pid, process] : before.processes) {
     if (!process.code.empty() && read_memory(pid, process.code_address) != process.code)
       return false;
-    auto borrowed = read_mappings(pid).parasites;
-    const bool has_parasite = !borrowed.empty();
-    borrowed.push_back({process.code_address, process.code_address + code_bytes});
+    const Mappings mappings = read_mappings(pid);
     for (pid_t tid : sys::thread_ids(pid)) {
-      auto state = sys::status_field(tid, "State");
-      if (!state) continue;
-      if (!state->starts_with("t")) {
-        // The leader finds back from the parasite's loop by itself; stopped in it, it does not.
-        if (tid == pid || !has_parasite) continue;
-        return false;
-      }
-      auto blocked = sys::status_field(tid, "SigBlk");
       auto thread = process.threads.find(tid);
-      if (blocked && thread != process.threads.end() && has_borrowed_mask(*blocked, thread->second))
+      if (!may_go(tid, tid == pid, thread == process.threads.end() ? nullptr : &thread->second,
+                  mappings, process))
         return false;
-      if (!has_parasite) continue;
-      std::uint64_t at = waiting_at(tid);
-      for (const auto& range : borrowed)
-        if (at >= range.start && at < range.end) return false;
     }
   }
   return true;
