@@ -29,7 +29,7 @@ BUILD := build
 PROGRAMS := baton baton-init criu-shim simple_loop
 
 
-.PHONY: all bench-controller bench-failover bench-memory bench-migrate bench-pause bench-store chaos clean configure criu demo demo-docker deps format fuzz programs prove-checkpoints sim test test-asan test-tsan
+.PHONY: all bench-controller bench-failover bench-memory bench-migrate bench-packages bench-pause bench-store chaos clean configure criu demo demo-docker deps format fuzz programs prove-checkpoints sim test test-asan test-tsan
 
 all: criu
 
@@ -58,7 +58,9 @@ test: deps
 	scripts/provision-criu
 	scripts/run-tests
 
-bench-store: deps
+bench-store: bench-packages
+
+bench-packages: deps
 	scripts/install-deps bench
 
 bench-pause bench-memory bench-store: bench-%: criu
