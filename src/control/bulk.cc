@@ -61,6 +61,7 @@ Result<CheckpointNumber> Bulk::upload(grpc::ServerReaderInterface<v1::UploadPart
       if (!part.has_file()) return fail(ErrorCode::InvalidArgument, "a part without content");
       BATON_CHECK(take_file(*upload, part.file()));
     }
+    upload->keep_what_came();
     return fail(ErrorCode::Cancelled, "it was broken off");
   }();
   if (outcome) return outcome;

@@ -310,6 +310,7 @@ Result<std::vector<JobId>> CheckpointStore::jobs_with_keys() const {
 }
 
 Status CheckpointStore::remove_all(JobId job) {
+  BATON_CHECK(collect_unused(job));
   fs::path folder = job_directory(job);
   if (::access(folder.c_str(), F_OK) != 0) return {};
   BATON_TRY(auto numbers, numbered_entries(folder));
@@ -318,6 +319,21 @@ Status CheckpointStore::remove_all(JobId job) {
   if (::rmdir(folder.c_str()) != 0 && errno != ENOTEMPTY && errno != ENOENT)
     return fail_errno(fmt::format("remove {}", folder.string()));
   return {};
+}
+
+void CheckpointStore::note_unused(JobId job, std::vector<std::string> names) {
+  std::lock_guard lock(mutex_);
+  auto& unused = unused_[job];
+  unused.insert(unused.end(), names.begin(), names.end());
+}
+
+Status CheckpointStore::collect_unused(JobId job) {
+  std::vector<std::string> names;
+  {
+    std::lock_guard lock(mutex_);
+    if (auto found = unused_.extract(job)) names = std::move(found.mapped());
+  }
+  return collect_shared_files(names);
 }
 
 // A file that no checkpoint links to any more has one link left: ours.

@@ -123,6 +123,10 @@ class CheckpointStore {
   Status collect_shared_files(const std::vector<std::string>& names);
 
  private:
+  // Shared files of an upload that was broken off, for the job's next checkpoint.
+  void note_unused(JobId job, std::vector<std::string> names);
+  Status collect_unused(JobId job);
+
   friend class Upload;
   friend class Reader;
   using Key = std::pair<JobId, CheckpointNumber>;
@@ -143,6 +147,7 @@ class CheckpointStore {
   mutable std::mutex mutex_;
   std::map<Key, int> pins_;
   std::set<Key> removals_put_off_;
+  std::map<JobId, std::vector<std::string>> unused_;
   std::uint64_t next_incoming_ = 1;
   std::atomic<std::uint64_t> freed_bytes_ = 0;
 };

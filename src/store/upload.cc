@@ -26,6 +26,7 @@ Upload::Upload(CheckpointStore& store, JobId job, fs::path directory,
       folders_{directory_} {}
 
 Upload::~Upload() {
+  if (keep_ && !published_) leave_shared_files();
   {
     std::lock_guard lock(mutex_);
     closing_ = true;
@@ -211,6 +212,19 @@ void Upload::publish_shared_files() {
   }
 }
 
+// Only what is durable may lie under its hash: who links to it does not read it.
+void Upload::leave_shared_files() {
+  current_.reset();
+  std::erase_if(files_, [](const StoredFile& file) { return file.xxh3_128.empty(); });
+  if (sharing_ != CheckpointStore::Sharing::All || !wait_synced()) return;
+  publish_shared_files();
+  std::vector<std::string> names;
+  for (const auto& file : files_)
+    if (auto hash = shared_file_hash(file.path); !hash.empty())
+      names.push_back(shared_name(key_.get(), hash));
+  store_.note_unused(job_, std::move(names));
+}
+
 std::uint64_t Upload::total_bytes() const {
   std::uint64_t total = 0;
   for (const auto& file : files_) total += file.size;
@@ -244,6 +258,7 @@ Status Upload::publish(CheckpointNumber number, const std::string& info_json) {
     (void)store_.remove(job_, number);
     return status;
   }
+  (void)store_.collect_unused(job_);  // else the next start does
   return {};
 }
 

@@ -2,9 +2,10 @@
 //
 //   begin_file(); write()…; end_file();   or   link_shared_file();   …   publish()
 //
-// Destroying it before publish() has succeeded removes every trace. Files are fsynced by threads
-// of its own while the next ones arrive, and whatever may be made durable in any order is so at
-// once: the filesystem then needs one commit for all of it.
+// Destroying it before publish() has succeeded removes every trace, unless what came is to be kept
+// for the next one: then its shared files stay until a checkpoint of the job is published. Files
+// are fsynced by threads of its own while the next ones arrive, and whatever may be made durable in
+// any order is so at once: the filesystem then needs one commit for all of it.
 #pragma once
 
 #include <condition_variable>
@@ -38,6 +39,9 @@ class Upload {
   // Returns when the checkpoint is durable under `number`. `info_json`: a JSON object.
   Status publish(CheckpointNumber number, const std::string& info_json);
 
+  // It was broken off, but there is nothing wrong with what came.
+  void keep_what_came() { keep_ = true; }
+
   // Of all files, those that were only linked included.
   std::uint64_t total_bytes() const;
   // Of those that were sent.
@@ -62,6 +66,7 @@ class Upload {
   Status enqueue_folder(const fs::path& folder, const char* step);
   Status write_manifest(CheckpointNumber number, const std::string& info_json);
   void publish_shared_files();
+  void leave_shared_files();
 
   CheckpointStore& store_;
   const JobId job_;
@@ -69,6 +74,7 @@ class Upload {
   const CheckpointStore::Sharing sharing_;
   const std::shared_ptr<const JobKey> key_;  // null: nothing is encrypted
   bool published_ = false;
+  bool keep_ = false;
   std::vector<StoredFile> files_;
   std::set<std::string> paths_;
   std::set<fs::path> folders_;

@@ -199,6 +199,41 @@ TEST_F(StoreTest, HalfDoneUploadsGoAtTheNextStart) {
   EXPECT_TRUE(fs::is_empty(directory_.path() / "shared"));
 }
 
+TEST_F(StoreTest, WhatCameBeforeItWasBrokenOffNeedNotComeAgain) {
+  auto packed = [](char c) { return std::string(10'000, c); };
+  auto path_of = [](const std::string& data) { return "packs/" + hash_bytes(data); };
+  const std::string whole = packed('a'), cut = packed('b'), never = packed('c');
+  auto missing = [&] {
+    return store_->missing_shared_files(kJob, {hash_bytes(whole), hash_bytes(cut)});
+  };
+  auto break_off = [&](bool keep) {
+    auto upload = store_->begin_upload(kJob);
+    ASSERT_TRUE(upload);
+    ASSERT_TRUE(add_file(**upload, path_of(whole), whole));
+    ASSERT_TRUE(add_file(**upload, path_of(never), never));
+    ASSERT_TRUE((*upload)->begin_file(path_of(cut), cut.size(), 0600));
+    ASSERT_TRUE((*upload)->write(cut.substr(0, 500)));
+    if (keep) (*upload)->keep_what_came();
+  };
+  break_off(false);
+  EXPECT_EQ(missing().size(), 2u) << "something was wrong with it";
+  break_off(true);
+  EXPECT_EQ(missing(), std::vector{hash_bytes(cut)});
+  EXPECT_EQ(incoming(), 0u);
+  auto upload = store_->begin_upload(kJob);
+  ASSERT_TRUE(upload);
+  ASSERT_TRUE((*upload)->link_shared_file(path_of(whole), whole.size(), 0600));
+  ASSERT_TRUE(add_file(**upload, path_of(cut), cut));
+  ASSERT_TRUE((*upload)->publish(CheckpointNumber(1), "{}"));
+  EXPECT_EQ((*upload)->new_bytes(), cut.size());
+  EXPECT_TRUE(store_->verify(kJob, CheckpointNumber(1)));
+  EXPECT_EQ(store_->missing_shared_files(kJob, {hash_bytes(never)}).size(), 1u)
+      << "it stays although the next checkpoint did not need it";
+  break_off(true);
+  ASSERT_TRUE(store_->remove_job(kJob));
+  EXPECT_EQ(missing().size(), 2u);
+}
+
 TEST_F(StoreTest, BaseFilesAreKeptOnceAndGoWithTheLastThatNeedsThem) {
   std::string content = "libc";
   std::string hash = hash_bytes(content);
