@@ -25,6 +25,7 @@
 #include "store/checkpoint_store.h"
 #include "store/data.h"
 #include "store/pack.h"
+#include "store/reader.h"
 #include "store/upload.h"
 #include "sys/file.h"
 
