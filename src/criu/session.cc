@@ -78,6 +78,7 @@ Session::~Session() {
     socket_.reset();
     pollfd waiting{pidfd_.get(), POLLIN, 0};
     if (::poll(&waiting, 1, exit_limit_ms) > 0) return;
+    signal_worker(SIGTERM);  // by which pid 1 knows that it was done
   }
   kill_worker();
 }

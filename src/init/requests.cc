@@ -265,7 +265,8 @@ void Supervisor::criu_ended(pid_t pid, int status) {
     }
     others = others || criu != 0;
   }
-  if (was_criu && WIFSIGNALED(status)) criu_was_killed_ = true;
+  // SIGTERM is for one that has answered and does not exit.
+  if (was_criu && WIFSIGNALED(status) && WTERMSIG(status) != SIGTERM) criu_was_killed_ = true;
   if (!was_criu || others || last_pid_before_criu_[0] == 0) return;
   if (pwrite(last_pid_fd_, last_pid_before_criu_, strlen(last_pid_before_criu_), 0) < 0)
     log_line("ns_last_pid <- %s: %s", last_pid_before_criu_, strerror(errno));

@@ -383,9 +383,9 @@ TEST_F(SandboxTest, ARestoredRootIsWaitedFor) {
 TEST_F(SandboxTest, AnEndAfterCriuWasKilledIsNoExitUntilTheTreeIsDeclaredUnharmed) {
   CommandSpec command;
   command.argv = {"/bin/sh", "-c", "trap 'exit 7' USR1; echo ready; while :; do sleep 0.01; done"};
-  enum class Way { Killed, KilledAndLookedAfter, KilledAndLaunchedAgain, EndedByItself };
-  for (Way way :
-       {Way::Killed, Way::KilledAndLookedAfter, Way::KilledAndLaunchedAgain, Way::EndedByItself}) {
+  enum class Way { Killed, KilledAndLookedAfter, KilledAndLaunchedAgain, EndedByItself, WasDone };
+  for (Way way : {Way::Killed, Way::KilledAndLookedAfter, Way::KilledAndLaunchedAgain,
+                  Way::EndedByItself, Way::WasDone}) {
     SandboxSpec given = spec();
     given.criu_prefix = fake_criu(folder_ / fmt::format("prefix{}", static_cast<int>(way)));
     Sandbox* sandbox = run(command, given);
@@ -399,7 +399,7 @@ TEST_F(SandboxTest, AnEndAfterCriuWasKilledIsNoExitUntilTheTreeIsDeclaredUnharme
     if (way == Way::EndedByItself)
       worker->socket.reset();
     else
-      ASSERT_TRUE(process.signal(SIGKILL));
+      ASSERT_TRUE(process.signal(way == Way::WasDone ? SIGTERM : SIGKILL));
     ASSERT_TRUE(process.wait_ended(std::chrono::milliseconds(5000)));
     if (way == Way::KilledAndLookedAfter) {
       ASSERT_TRUE(sandbox->declare_unharmed());
