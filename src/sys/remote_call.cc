@@ -7,12 +7,10 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/user.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <functional>
-#include <limits>
 #include <thread>
 #include <vector>
 
@@ -21,17 +19,13 @@
 #include "sys/proc_maps.h"
 #include "sys/process.h"
 #include "sys/process_attributes.h"
+#include "sys/trace_stop.h"
 #include "sys/userfaultfd.h"
 
 namespace baton::sys {
 namespace {
 
 #if defined(__x86_64__)
-
-// A tracee that does not stop within this time sits in the kernel (vfork, dead network disk).
-constexpr std::int64_t stop_limit_ns = 100'000'000;
-constexpr std::int64_t no_limit_ns = std::numeric_limits<std::int64_t>::max();
-constexpr std::int64_t look_every_ns = 20'000;
 
 // include/uapi/linux/rseq.h
 struct RestartableSequence {
@@ -48,11 +42,6 @@ bool peek(pid_t tid, std::uint64_t address, T& value) {
   iovec local{&value, sizeof value};
   iovec remote{reinterpret_cast<void*>(address), sizeof value};
   return ::process_vm_readv(tid, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(sizeof value);
-}
-
-std::unexpected<Error> trace_error(std::string_view what) {
-  if (errno == ESRCH) return fail(ErrorCode::NotFound, "the process ended");
-  return fail_errno(what);
 }
 
 // One thread of another process, stopped from attach() until the object ends. Belongs to the
@@ -100,9 +89,10 @@ class StoppedThread {
       if (::ptrace(PTRACE_SINGLESTEP, tid_, 0, 0) != 0) return trace_error("step the process");
       // Let go of now, it would run on with our registers and die of the step's SIGTRAP. It needs
       // nothing but a processor, for which it may have to wait.
-      BATON_TRY(int signal, wait_for_stop(no_limit_ns));
-      if (signal == SIGTRAP && !event_stop_) break;
-      if (event_stop_) continue;  // job control stopped or continued the process meanwhile
+      BATON_TRY(auto stop, wait_for_stop(no_trace_stop_limit_ns));
+      const int signal = stop.signal;
+      if (signal == SIGTRAP && !stop.event) break;
+      if (stop.event) continue;  // job control stopped or continued the process meanwhile
       if (signal == SIGSYS) return fail(ErrorCode::Unfit, "it intercepts its own system calls");
       // The step's own fault, not a signal that somebody sent: those are blocked.
       if (signal == SIGSEGV || signal == SIGBUS || signal == SIGILL)
@@ -121,10 +111,10 @@ class StoppedThread {
   Status stop() {
     for (;;) {
       if (::ptrace(PTRACE_INTERRUPT, tid_, 0, 0) != 0) return trace_error("stop the process");
-      BATON_TRY(int signal, wait_for_stop(stop_limit_ns));
-      if (event_stop_) return {};
+      BATON_TRY(auto stop, wait_for_stop(trace_stop_limit_ns));
+      if (stop.event) return {};
       // A signal came first, and its stop used up the interrupt: let it be delivered.
-      if (::ptrace(PTRACE_CONT, tid_, 0, static_cast<long>(signal)) != 0)
+      if (::ptrace(PTRACE_CONT, tid_, 0, static_cast<long>(stop.signal)) != 0)
         return trace_error("stop the process");
     }
   }
@@ -162,35 +152,16 @@ class StoppedThread {
     return {};
   }
 
-  // The signal of the stop; SIGTRAP for our own ones.
-  Result<int> wait_for_stop(std::int64_t limit_ns) {
-    // There is no descriptor that tells of a stop, and waitpid has no time limit.
-    const std::int64_t began_ns = boot_time_ns();
-    int status = 0;
-    for (;;) {
-      pid_t got = ::waitpid(tid_, &status, __WALL | WNOHANG);
-      if (got == tid_) break;
-      if (got < 0) return trace_error("wait for the process");
-      if (boot_time_ns() - began_ns > limit_ns) {
-        tid_ = 0;  // can't be detached; the end of our thread does it
-        return fail(ErrorCode::Unfit, "it does not stop (it waits inside the kernel)");
-      }
-      timespec pause{0, look_every_ns};
-      ::nanosleep(&pause, nullptr);
-    }
-    if (!WIFSTOPPED(status)) {
-      tid_ = 0;
-      return fail(ErrorCode::NotFound, "the process ended");
-    }
-    event_stop_ = status >> 16 == PTRACE_EVENT_STOP;
-    return WSTOPSIG(status);
+  Result<TraceStop> wait_for_stop(std::int64_t limit_ns) {
+    auto stop = wait_for_trace_stop(tid_, limit_ns);
+    if (!stop) tid_ = 0;
+    return stop;
   }
 
   static constexpr std::uint64_t user_code_64 = 0x33;
 
   pid_t tid_;
   bool saved_ = false;
-  bool event_stop_ = false;
   user_regs_struct registers_{};
   std::uint64_t mask_ = 0;
   int signal_ = 0;
@@ -229,7 +200,7 @@ Result<pid_t> choose_thread(pid_t pid) {
       if (std::string_view("DZXx").find(state->front()) == std::string_view::npos) return tid;
       any_alive |= state->front() == 'D';
     }
-    if (!any_alive || boot_time_ns() - began_ns > stop_limit_ns)
+    if (!any_alive || boot_time_ns() - began_ns > trace_stop_limit_ns)
       return fail(ErrorCode::Unfit, "no thread of it can be stopped (they wait inside the kernel)");
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }

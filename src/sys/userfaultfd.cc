@@ -144,10 +144,10 @@ Result<Userfaultfd::Registered> Userfaultfd::track(std::uint64_t start, std::uin
     // The kernel says ENOMEM when the address space has no user left.
     case ENOMEM:
     case ESRCH: return Registered::SpaceGone;
-    // EINVAL: unmapped meanwhile, or a kind that can't be tracked; EBUSY: somebody else's;
-    // EPERM: a shared mapping of a file that may not be written.
+    case EBUSY: return Registered::Taken;
+    // EINVAL: a kind that can't be tracked; EPERM: a shared mapping of a file that may not be
+    // written.
     case EINVAL:
-    case EBUSY:
     case EPERM: return Registered::NotPossible;
     default: return fail_errno("register memory with userfaultfd");
   }
@@ -163,12 +163,6 @@ Status Userfaultfd::unprotect(std::uint64_t start, std::uint64_t end) const {
     return fail_errno("take write protection off");
   }
   return {};
-}
-
-Status Userfaultfd::release(std::uint64_t start, std::uint64_t end) const {
-  uffdio_range range{start, end - start};
-  if (::ioctl(fd_.get(), UFFDIO_UNREGISTER, &range) == 0 || errno == EINVAL) return {};
-  return fail_errno("release memory from userfaultfd");
 }
 
 TrackingAbility probe_tracking() {

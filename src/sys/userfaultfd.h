@@ -19,19 +19,16 @@ class Userfaultfd {
   // Takes over a fresh descriptor made in another process. Unfit: the kernel lacks the features.
   static Result<Userfaultfd> adopt(Fd fd);
 
-  enum class Registered { Yes, NotPossible, SpaceGone };
+  enum class Registered { Yes, NotPossible, Taken, SpaceGone };
   // Registers whole mappings in [start, end), which must be covered by them at least in part.
-  // Again is fine. NotPossible: the kernel does not track this kind of mapping (or another
-  // userfaultfd has it). SpaceGone: the address space has ended (exit or exec).
+  // Again is fine. NotPossible: the kernel does not track this kind of mapping. Taken: another
+  // userfaultfd has it as yet. SpaceGone: the address space has ended (exit or exec).
   Result<Registered> track(std::uint64_t start, std::uint64_t end) const;
 
   // Takes off all protection in [start, end): the pages count as written. The kernel can leave
   // marks of it behind in a mapping that loses its registration, which then come back with the next
   // one.
   Status unprotect(std::uint64_t start, std::uint64_t end) const;
-
-  // Ends the registration of the mappings in [start, end); fine if there is none.
-  Status release(std::uint64_t start, std::uint64_t end) const;
 
   int get() const { return fd_.get(); }
 

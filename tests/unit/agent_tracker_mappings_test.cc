@@ -3,6 +3,8 @@
 #include <sys/shm.h>
 #include <sys/syscall.h>
 
+#include <atomic>
+
 #include "agent_tracked_process_fixture.h"
 #include "base/clock.h"
 
@@ -50,6 +52,35 @@ TEST_F(TrackedProcess, MovedByMremap) {
   EXPECT_EQ(captured_in(memory[0], target, region_pages), region_pages / 2 + 1);
   EXPECT_EQ(captured_in(memory[0], region_, region_pages), 0u);
   ::munmap(target, region_pages * page_bytes);
+}
+
+// A mapping that grew between being listed and being registered was split in two by the kernel, and
+// the program's mremap of all of it failed.
+TEST_F(TrackedProcess, MappingsThatChangeWhileTheyAreRegisteredStayWhole) {
+  constexpr std::size_t pages = 20;
+  char* place = reserve(2 * pages);
+  char* target = reserve(2 * pages);
+  auto* shared = static_cast<std::atomic<int>*>(
+      ::mmap(nullptr, page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  std::atomic<int>&failed = shared[0], &moved = shared[1];
+  pid_t pid = start([&] {
+    *step_ = 1;
+    for (;;) {
+      map_at(place + page_bytes, pages);
+      ::munmap(place, (2 + pages) * page_bytes);
+      map_at(place, pages + 2);
+      fill(place, pages + 2, 1);
+      if (::mremap(place, (pages + 2) * page_bytes, (pages + 3) * page_bytes,
+                   MREMAP_MAYMOVE | MREMAP_FIXED, target) == MAP_FAILED)
+        failed = errno;
+      ++moved;
+    }
+  });
+  while (moved < 40'000 && failed == 0) refresh({pid});
+  EXPECT_EQ(failed, 0) << strerror(failed) << " after " << moved << " moves";
+  EXPECT_EQ(report_of(pid).tier, MemoryTier::Tracked) << report_of(pid).reason;
+  for (char* memory : {place, target}) ::munmap(memory, 2 * pages * page_bytes);
+  ::munmap(shared, page_bytes);
 }
 
 // The kernel takes the registration from all of what a moved mapping merges with, and leaves marks

@@ -8,6 +8,7 @@
 #include "sys/proc_maps.h"
 #include "sys/process_memory.h"
 #include "sys/remote_call.h"
+#include "sys/stand_still.h"
 
 namespace baton::agent {
 
@@ -83,6 +84,8 @@ Result<std::unique_ptr<TrackedSpace>> TrackedSpace::attach(pid_t pid, PagePacks&
   std::unique_ptr<TrackedSpace> space(
       new TrackedSpace(std::move(userfaultfd), PageStore(packs), ability));
   BATON_CHECK(space->register_mappings(pid));
+  BATON_TRY(bool any, is_tracked(pid));
+  if (!any) return fail(ErrorCode::Unfit, "none of its memory can be write-protected");
   return space;
 }
 
@@ -95,55 +98,45 @@ Result<bool> TrackedSpace::is_tracked(pid_t pid) {
   return !first.empty();
 }
 
-// A mapping that changed since it was listed may be registered in part. The kernel has split it
-// then, which a later mremap of all of it would fail on; registering the rest joins it again. So
-// this looks again until there is nothing left to register, or the program is too quick for it.
-Status TrackedSpace::register_mappings(pid_t pid) {
-  constexpr int looks_max = 4;
-  bool any = false, more = true;
-  for (int look = 0; look < looks_max && more; ++look) {
-    BATON_TRY(auto outcome, register_listed(pid));
-    any |= outcome.any;
-    more = outcome.more;
-  }
-  if (!any) return fail(ErrorCode::Unfit, "none of its memory can be write-protected");
-  return release_shared_mappings(pid);
-}
-
-Result<TrackedSpace::Look> TrackedSpace::register_listed(pid_t pid) {
+Result<std::vector<PageRun>> TrackedSpace::list_unregistered(pid_t pid) {
   BATON_TRY(auto mappings, sys::read_mappings(pid));
   BATON_TRY(auto pagemap, sys::Pagemap::open(pid));
-  Look look;
+  std::vector<PageRun> unregistered;
   file_mappings_.clear();
   for (const sys::Mapping& mapping : mappings) {
     // Shared memory is CRIU's business: its content belongs to no single process.
     if (mapping.shared || mapping.kernel_owned()) continue;
     if (mapping.inode != 0) file_mappings_.append(mapping.start, mapping.end);
     BATON_TRY(bool is_registered, registered(pagemap, mapping.start, mapping.end));
-    look.any |= is_registered;
-    if (is_registered) continue;
-    BATON_TRY(auto outcome, userfaultfd_.track(mapping.start, mapping.end));
-    if (outcome == sys::Userfaultfd::Registered::SpaceGone)
-      return fail(ErrorCode::FailedPrecondition, "it has another address space now");
-    if (outcome != sys::Userfaultfd::Registered::Yes) continue;
-    look.any = look.more = true;
-    // A mapping with which another one merges by mremap loses its registration, but its pages keep
-    // their marks of protection and take them along through every write.
-    BATON_CHECK(userfaultfd_.unprotect(mapping.start, mapping.end));
+    if (!is_registered) unregistered.push_back({mapping.start, mapping.end});
   }
-  return look;
+  return unregistered;
 }
 
-// A shared mapping may have come where a private one was listed, between listing and registering.
-Status TrackedSpace::release_shared_mappings(pid_t pid) {
-  BATON_TRY(auto mappings, sys::read_mappings(pid));
-  BATON_TRY(auto pagemap, sys::Pagemap::open(pid));
-  for (const sys::Mapping& mapping : mappings) {
-    if (!mapping.shared && !mapping.kernel_owned()) continue;
-    BATON_TRY(bool is_registered, registered(pagemap, mapping.start, mapping.end));
-    if (is_registered) BATON_CHECK(userfaultfd_.release(mapping.start, mapping.end));
-  }
-  return {};
+// Only while the process stands still: the kernel splits a mapping that has changed since it was
+// listed where the registered part ends, and a later mremap of all of it would fail.
+Status TrackedSpace::register_mappings(pid_t pid) {
+  BATON_TRY(auto unregistered, list_unregistered(pid));
+  if (unregistered == refused_) return {};
+  std::vector<PageRun> fresh;
+  auto done = sys::while_it_stands_still(pid, [&]() -> Status {
+    BATON_TRY(unregistered, list_unregistered(pid));
+    refused_.clear();
+    for (const PageRun& mapping : unregistered) {
+      BATON_TRY(auto outcome, userfaultfd_.track(mapping.start, mapping.end));
+      using enum sys::Userfaultfd::Registered;
+      if (outcome == SpaceGone)
+        return fail(ErrorCode::FailedPrecondition, "it has another address space now");
+      if (outcome == Yes) fresh.push_back(mapping);
+      if (outcome == NotPossible) refused_.push_back(mapping);
+    }
+    return {};
+  });
+  // A mapping with which another one merges by mremap loses its registration, but its pages keep
+  // their marks of protection and take them along through every write.
+  for (const PageRun& mapping : fresh)
+    BATON_CHECK(userfaultfd_.unprotect(mapping.start, mapping.end));
+  return done;
 }
 
 // Telling the page cache's pages from the process's own takes the kernel 20 ms per GiB, as it has

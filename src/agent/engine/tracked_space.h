@@ -83,7 +83,9 @@ class TrackedSpace {
   // Whether `pid` has this or another tracked address space. NotFound: it has none, it ended.
   static Result<bool> is_tracked(pid_t pid);
 
-  // Registers what was mapped since. FailedPrecondition: `pid` has left this address space.
+  // Registers what was mapped since, while `pid` stands still. FailedPrecondition: `pid` has left
+  // this address space. Unavailable: it can't be stopped now; what was registered is still so, and
+  // the rest is CRIU's for this once.
   Status register_mappings(pid_t pid);
 
   // Copies what was written since the last scan, while the process runs. Returns the pages copied.
@@ -113,12 +115,8 @@ class TrackedSpace {
         store_(std::move(store)),
         guard_(ability.guard_pages ? std::uint64_t{sys::page_is_guard} : 0) {}
 
-  struct Look {
-    bool any = false;   // something is registered
-    bool more = false;  // something was not before
-  };
-  Result<Look> register_listed(pid_t pid);
-  Status release_shared_mappings(pid_t pid);
+  // Mappings of the process's own that are not registered. Brings file_mappings_ up to date.
+  Result<std::vector<PageRun>> list_unregistered(pid_t pid);
   Status copy_while_running(pid_t pid, const PageSet& written, const CopyBuffers& buffers);
   // Replaces `regions` by the matches in the query's range that are the process's own: neither the
   // page cache's nor the zero page, and no guard pages.
@@ -132,7 +130,8 @@ class TrackedSpace {
   sys::Userfaultfd userfaultfd_;
   PageStore store_;
   std::uint64_t guard_;
-  PageSet file_mappings_;                 // private ones, as last registered
+  PageSet file_mappings_;                 // private ones, as last listed
+  std::vector<PageRun> refused_;          // mappings that the kernel does not track
   std::vector<sys::PageRegion> regions_;  // kept for its capacity
 };
 

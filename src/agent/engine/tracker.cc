@@ -117,13 +117,19 @@ Status Tracker::refresh_process(pid_t pid) {
   BATON_TRY(bool tracked, TrackedSpace::is_tracked(pid));
   if (process.space && !tracked) process.space.reset();  // it called exec
   if (process.space) {
-    auto registered = process.space->register_mappings(pid);
+    auto registered = register_mappings(pid, process);
     if (registered) return {};
     process.space.reset();
     if (registered.error().code() != ErrorCode::FailedPrecondition) return registered;
     tracked = false;
   }
   return tracked ? join(pid, process) : attach(pid, process);
+}
+
+Status Tracker::register_mappings(pid_t pid, const Process& process) {
+  auto registered = process.space->register_mappings(pid);
+  if (!registered && registered.error().code() == ErrorCode::Unavailable) return {};
+  return registered;
 }
 
 Status Tracker::attach(pid_t pid, Process& process) {
@@ -139,7 +145,7 @@ Status Tracker::join(pid_t pid, Process& process) {
     if (other_pid == pid || !other.space || !shares_memory(pid, other_pid)) continue;
     process.space = other.space;
     process.reason.clear();
-    return process.space->register_mappings(pid);
+    return register_mappings(pid, process);
   }
   return fail(ErrorCode::Unfit, "it tracks its memory itself (userfaultfd)");
 }

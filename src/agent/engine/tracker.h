@@ -126,6 +126,7 @@ class Tracker {
   Status ensure_packs();
 
   Status refresh_process(pid_t pid);
+  static Status register_mappings(pid_t pid, const Process& process);
   Status attach(pid_t pid, Process& process);
   Status join(pid_t pid, Process& process);
   Status close_inherited(pid_t pid);
