@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "sys/file.h"
+#include "sys/interrupted_call.h"
 #include "sys/proc_maps.h"
 #include "sys/process.h"
 #include "sys/process_attributes.h"
@@ -125,6 +126,8 @@ class StoppedThread {
       return trace_error("get registers");
     if (set.iov_len != sizeof registers_ || registers_.cs != user_code_64)
       return fail(ErrorCode::Unfit, "it is a 32-bit program");
+    // A checkpoint may interrupt it again, and must still know what it waits in.
+    let_it_be_made_again(registers_);
     if (::ptrace(PTRACE_GETSIGMASK, tid_, sizeof mask_, &mask_) != 0)
       return trace_error("get the signal mask");
     BATON_CHECK(leave_restartable_sequence());

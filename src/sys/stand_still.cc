@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "sys/interrupted_call.h"
 #include "sys/process_attributes.h"
 #include "sys/trace_stop.h"
 
@@ -20,6 +21,17 @@ State state_of(pid_t tid) {
   if (!state || state->empty() || state->front() == 'Z' || state->front() == 'X')
     return State::Ended;
   return state->front() == 'D' ? State::InKernel : State::Other;
+}
+
+// What the thread waits in must be known by its number and arguments still when a checkpoint comes.
+void keep_call(pid_t tid) {
+#if defined(__x86_64__)
+  user_regs_struct registers{};
+  if (::ptrace(PTRACE_GETREGS, tid, 0, &registers) == 0 && let_it_be_made_again(registers))
+    ::ptrace(PTRACE_SETREGS, tid, 0, &registers);
+#else
+  (void)tid;
+#endif
 }
 
 // Belongs to the thread that uses it.
@@ -72,10 +84,12 @@ class Tracees {
     for (pid_t tid : awaited) {
       auto stopped = wait_for_trace_stop(tid, trace_stop_limit_ns);
       // A signal that came first stops it as well, and is delivered when it is let go.
-      if (stopped)
+      if (stopped) {
         stopped_.emplace(tid, stopped->event ? 0 : stopped->signal);
-      else if (stopped.error().code() != ErrorCode::NotFound)
+        keep_call(tid);
+      } else if (stopped.error().code() != ErrorCode::NotFound) {
         return fail(ErrorCode::Unavailable, stopped.error().message());
+      }
     }
     return {};
   }

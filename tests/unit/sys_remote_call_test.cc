@@ -1,12 +1,17 @@
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "sys/file.h"
 #include "sys/process.h"
 #include "sys/remote_call.h"
+#include "sys/stand_still.h"
 
 namespace baton::sys {
 namespace {
@@ -59,6 +64,32 @@ TEST(RemoteCall, AProcessThatIsBusyInTheKernelForAMomentIsWaitedFor) {
   EXPECT_TRUE(fd) << fd.error().message();
   ::kill(pid, SIGKILL);
   ::waitpid(pid, nullptr, 0);
+  for (int end : pipe_fds) ::close(end);
+}
+
+// As restart_syscall() nobody knew what it was, and CRIU's next stop ended it with EINTR.
+TEST(RemoteCall, TheCallInWhichItWaitsIsStillKnownAfterwards) {
+  int pipe_fds[2];
+  ASSERT_EQ(::pipe2(pipe_fds, O_CLOEXEC), 0);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    pollfd wanted{pipe_fds[0], POLLIN, 0};
+    ::_exit(::poll(&wanted, 1, -1) == 1 ? 0 : 1);
+  }
+  const std::string poll = fmt::format("{} ", SYS_poll);
+  auto waits_in = [&] { return read_file(fmt::format("/proc/{}/syscall", pid)).value_or(""); };
+  while (!waits_in().starts_with(poll)) ::usleep(100);
+  ASSERT_TRUE(take_userfaultfd(pid));
+  std::string call;
+  while ((call = waits_in()) == "running\n") ::usleep(100);
+  EXPECT_TRUE(call.starts_with(poll)) << call;
+  ASSERT_TRUE(while_it_stands_still(pid, []() -> Status { return {}; }));
+  while ((call = waits_in()) == "running\n") ::usleep(100);
+  EXPECT_TRUE(call.starts_with(poll)) << call;
+  EXPECT_EQ(::write(pipe_fds[1], "x", 1), 1);
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  EXPECT_EQ(status, 0);
   for (int end : pipe_fds) ::close(end);
 }
 
