@@ -53,8 +53,10 @@ class CriuEngine : public Engine {
                        std::string* log_tail) override {
     RestoreRun run(sandbox, directory, options_);
     BATON_CHECK(run.run(options, log_tail));
-    if (auto lazy = run.take_lazy_memory()) lazy_.of(sandbox)->memory = std::move(lazy);
-    if (!options.leave_stopped_then_kill) build_on(sandbox, directory);
+    if (options.leave_stopped_then_kill) return {};
+    auto restored = restored_.of(sandbox);
+    restored->memory = run.take_lazy_memory();
+    restored->checkpoint = directory;  // looked at before the next one: the job needs the node now
     return {};
   }
 
@@ -64,14 +66,15 @@ class CriuEngine : public Engine {
   }
 
   Status finish_restore(Sandbox& sandbox) override {
-    auto slot = lazy_.of(sandbox);
-    if (!slot->memory) return {};
-    BATON_CHECK_CTX(slot->memory->finish(), "bring back its memory");
-    slot->memory.reset();
+    auto restored = restored_.of(sandbox);
+    if (!restored->memory) return {};
+    BATON_CHECK_CTX(restored->memory->finish(), "bring back its memory");
+    restored->memory.reset();
     return {};
   }
 
   void copy_anew(Sandbox& sandbox) override {
+    restored_.of(sandbox)->checkpoint.clear();
     files_.of(sandbox)->forget();
     if (options_.track_memory) memories_.of(sandbox)->release();
     soft_dirty_.of(sandbox)->forget();
@@ -81,6 +84,8 @@ class CriuEngine : public Engine {
   Result<CheckpointInfo> take(Sandbox& sandbox, const fs::path& directory,
                               const CheckpointRun::Hold& hold) {
     BATON_CHECK(finish_restore(sandbox));
+    if (auto earlier = std::exchange(restored_.of(sandbox)->checkpoint, {}); !earlier.empty())
+      build_on(sandbox, earlier);
     auto memory = options_.track_memory ? memories_.of(sandbox) : nullptr;
     auto soft_dirty = memory && options_.soft_dirty ? soft_dirty_.of(sandbox) : nullptr;
     auto files = files_.of(sandbox);
@@ -133,11 +138,12 @@ class CriuEngine : public Engine {
   PerSandbox<UnreadEvents> events_{""};
   PerSandbox<TrackedMemory> memories_{"packs"};
   PerSandbox<SoftDirtyMemory> soft_dirty_{"soft-dirty"};
-  struct LazySlot {
-    explicit LazySlot(const fs::path&) {}
-    std::unique_ptr<LazyMemory> memory;
+  struct Restored {
+    explicit Restored(const fs::path&) {}
+    std::unique_ptr<LazyMemory> memory;  // that still comes
+    fs::path checkpoint;                 // to build on, if it is still there
   };
-  PerSandbox<LazySlot> lazy_{"lazy"};
+  PerSandbox<Restored> restored_{""};
 };
 
 std::set<std::string> words(const std::string& shape) {

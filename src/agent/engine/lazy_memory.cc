@@ -32,6 +32,7 @@ constexpr std::uint32_t kRestoreFinished = 0x52535446;
 
 constexpr int kBackgroundThreads = 2;
 constexpr std::uint32_t kItemPages = 64;  // 256 KiB: a cache's worth, and soon let go of the lock
+constexpr std::uint32_t kHotPages = 512;
 constexpr int kChangingPollMs = 1;
 
 Fd make_epoll() { return Fd(::epoll_create1(EPOLL_CLOEXEC)); }
@@ -114,6 +115,27 @@ Status LazyMemory::listen(const fs::path& images) {
 }
 
 Status LazyMemory::ready() {
+  BATON_CHECK(await_hand_over());
+  return copy_hot();
+}
+
+// What was written last is what the program touches first (its stacks are among it): a fault for
+// each of these would cost more than to bring them now, while it stands still.
+Status LazyMemory::copy_hot() {
+  OpenPacks packs = packs_.another();
+  std::vector<char> buffer(kItemPages * page_bytes);
+  for (std::uint32_t pages = 0; pages < kHotPages;) {
+    std::unique_lock lock(mutex_);
+    const auto next = next_item();
+    lock.unlock();
+    if (!next) break;
+    BATON_CHECK(copy_item(*next->first, next->second, packs, buffer));
+    pages += next->second.pages;
+  }
+  return {};
+}
+
+Status LazyMemory::await_hand_over() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return failure_ || (handed_over_ && planned_); });
   if (failure_) return fail(*failure_);

@@ -2,7 +2,8 @@
 // in the background, newest packs first. Internal to the engine.
 //
 //   start    before CRIU: listens where `criu restore --lazy-pages` looks for a server of pages
-//   ready    in CRIU's last hook: every process has handed its userfaultfd over
+//   ready    in CRIU's last hook: every process has handed its userfaultfd over, and has the pages
+//            that were written last
 //   begin    the job runs: the background copying begins
 //   finish   waits until every page is in its place and nothing of this is left in the job
 //
@@ -91,6 +92,8 @@ class LazyMemory {
   std::unique_lock<std::mutex> lock_for_faults();
   std::unique_lock<std::mutex> lock_in_background();
 
+  Status await_hand_over();
+  Status copy_hot();
   void serve();
   Status serve_turn();
   Status take_connection();
