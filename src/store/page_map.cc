@@ -24,6 +24,18 @@ constexpr std::uint64_t kRunBytesMax = 40;  // four numbers of at most ten bytes
 constexpr std::uint64_t kRunBytesMin = 4;
 constexpr int kWindowLogMax = 23;  // encode_page_map() needs 21; the frame may ask for more
 
+// A run takes 24 bytes of memory, and a few bytes of a file can say a great many that are alike. So
+// beyond a number that costs nobody much, who has more runs pays for them in bytes of the file.
+constexpr std::uint64_t kRunsFree = 1 << 20;
+constexpr std::uint64_t kRunsPerByte = 4;
+
+// Of zstd: content that is passed over.
+constexpr std::uint32_t kSkippableMagic = 0x184d2a50;
+struct SkippableHead {
+  std::uint32_t magic = kSkippableMagic;
+  std::uint32_t bytes = 0;
+};
+
 struct Head {
   std::array<char, 8> magic = kMagic;
   std::uint32_t version = kVersion;
@@ -81,6 +93,28 @@ PageHash parse_hash(std::string_view text) {
   return hash;
 }
 
+std::uint64_t runs_max(std::uint64_t compressed_bytes) {
+  return std::min(kRunsMax, kRunsFree + kRunsPerByte * compressed_bytes);
+}
+
+// Padding up to the size that so many runs need.
+void pad(std::string& compressed, std::uint64_t runs) {
+  if (runs <= runs_max(compressed.size())) return;
+  const std::uint64_t bytes = (runs - kRunsFree + kRunsPerByte - 1) / kRunsPerByte;
+  SkippableHead head;
+  head.bytes = static_cast<std::uint32_t>(
+      bytes - std::min(bytes, compressed.size() + std::uint64_t{sizeof head}));
+  compressed.append(reinterpret_cast<const char*>(&head), sizeof head);
+  compressed.append(head.bytes, '\0');
+}
+
+bool is_padding(std::string_view bytes) {
+  SkippableHead head;
+  if (bytes.size() < sizeof head) return bytes.empty();
+  std::memcpy(&head, bytes.data(), sizeof head);
+  return head.magic == kSkippableMagic && head.bytes == bytes.size() - sizeof head;
+}
+
 // Appends what `bytes` decompress to, `size` bytes in all; false if they do not. Memory is taken as
 // content comes, not as figures promise it.
 bool decompress(std::string_view bytes, std::uint64_t size, std::string& out) {
@@ -99,7 +133,7 @@ bool decompress(std::string_view bytes, std::uint64_t size, std::string& out) {
     if (ZSTD_isError(left)) return false;
     if (left != 0 && in.pos == in_before && to.pos == out_before) return false;
   }
-  return in.pos == in.size && out.size() == end;
+  return is_padding(bytes.substr(in.pos)) && out.size() == end;
 }
 
 std::string encode_body(const PageMap& map) {
@@ -190,6 +224,7 @@ std::string encode_page_map(const PageMap& map) {
   std::string compressed(ZSTD_compressBound(body.size()), '\0');
   compressed.resize(
       ZSTD_compress(compressed.data(), compressed.size(), body.data(), body.size(), 3));
+  pad(compressed, map.runs.size());
   return std::string(reinterpret_cast<const char*>(&head), sizeof head) + table + compressed;
 }
 
@@ -206,8 +241,7 @@ Result<PageMap> decode_page_map(std::string_view bytes) {
     return damaged("its figures contradict each other");
   const std::string_view table = bytes.substr(0, head.packs * sizeof(PackEntry));
   bytes.remove_prefix(table.size());
-  // The compressed size bounds what is believed of the size before: zstd's best is about 1 to 2^14.
-  if (head.body_bytes > (std::uint64_t{bytes.size()} << 15)) return damaged("its size is absurd");
+  if (head.runs > runs_max(bytes.size())) return damaged("it has more runs than its size allows");
   std::string whole(table);
   if (!decompress(bytes, head.body_bytes, whole)) return damaged("it does not decompress");
   if (hash_whole(whole) != head.body_hash) return damaged("its checksum is wrong");

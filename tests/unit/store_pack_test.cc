@@ -173,17 +173,50 @@ TEST(PageMap, ASizeThatLiesTakesNoMemory) {
   PageMap map;
   map.runs = {{0x1000, 1, kZeroPages, 0}};
   std::string bytes = encode_page_map(map);
-  // Megabytes behind it make gigabytes plausible.
-  const std::uint64_t runs = 1u << 30, body_bytes = runs * 30;
+  // Megabytes behind it make many runs plausible.
+  const std::uint64_t runs = 9'000'000, body_bytes = runs * 40;
   std::memcpy(bytes.data() + 16, &runs, sizeof runs);
   std::memcpy(bytes.data() + 24, &body_bytes, sizeof body_bytes);
   bytes.resize(2 << 20, 'x');
+  rusage before{}, after{};
+  ::getrusage(RUSAGE_SELF, &before);
   auto decoded = decode_page_map(bytes);
+  ::getrusage(RUSAGE_SELF, &after);
   ASSERT_FALSE(decoded);
   EXPECT_THAT(decoded.error().message(), HasSubstr("does not decompress"));
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  EXPECT_LT(usage.ru_maxrss, 1 << 20) << "KiB";
+  EXPECT_LT(after.ru_maxrss - before.ru_maxrss, 64 << 10) << "KiB";
+}
+
+// So many runs of a page of zeroes with a page between them, as a program can have them.
+PageMap striped_map(std::uint64_t runs) {
+  PageMap map;
+  for (std::uint64_t i = 0; i < runs; ++i) map.runs.push_back({i * 0x2000, 1, kZeroPages, 0});
+  return map;
+}
+
+TEST(PageMap, WhatDecompressesToManyRunsIsAsLargeAsTheyNeed) {
+  for (std::uint64_t runs : {1u << 20, 3u << 20}) {
+    const PageMap map = striped_map(runs);
+    const std::string bytes = encode_page_map(map);
+    EXPECT_GE(bytes.size() * 4 + (1u << 20), runs);
+    EXPECT_LT(bytes.size() * 4, std::max<std::uint64_t>(runs - (1u << 20), 16u << 10) + 1024);
+    auto decoded = decode_page_map(bytes);
+    ASSERT_TRUE(decoded) << decoded.error().message();
+    EXPECT_EQ(*decoded, map);
+  }
+}
+
+TEST(PageMap, AFewBytesThatDecompressToManyRunsAreRefused) {
+  const std::string honest = encode_page_map(striped_map(3 << 20));
+  // The frame that is passed over, at the end.
+  const std::string magic = "\x50\x2a\x4d\x18";
+  auto refused = decode_page_map(honest.substr(0, honest.rfind(magic)));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), ErrorCode::Damaged);
+  EXPECT_THAT(refused.error().message(), HasSubstr("more runs than its size allows"));
+  // Padding is all that may follow, and once.
+  EXPECT_FALSE(decode_page_map(honest + 'x'));
+  EXPECT_FALSE(decode_page_map(honest + magic + std::string(4, '\0')));
 }
 
 TEST(PageMap, IsSmall) {
