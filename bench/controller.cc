@@ -20,7 +20,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "controller/fleet.h"
+#include "cluster/fleet.h"
 #include "controller/users.h"
 #include "report.h"
 #include "scratch.h"

@@ -7,8 +7,8 @@
 #include <thread>
 
 #include "base/result.h"
-#include "controller/process.h"
-#include "controller/sim_agent.h"
+#include "cluster/process.h"
+#include "cluster/sim_agent.h"
 #include "wire/identity.pb.h"
 
 namespace baton::bench {

@@ -31,6 +31,7 @@ class ControllerProcess {
 
   double resident_mib() const;
   double resident_peak_mib() const;
+  double anonymous_mib() const;  // heap and stacks
   int threads() const;
   int descriptors() const;
 

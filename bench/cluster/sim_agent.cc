@@ -1,4 +1,4 @@
-#include "controller/sim_agent.h"
+#include "cluster/sim_agent.h"
 
 #include <deque>
 

@@ -1,4 +1,4 @@
-#include "controller/process.h"
+#include "cluster/process.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -88,6 +88,7 @@ double ControllerProcess::status_number(std::string_view field) const {
 
 double ControllerProcess::resident_mib() const { return status_number("VmRSS") / 1024; }
 double ControllerProcess::resident_peak_mib() const { return status_number("VmHWM") / 1024; }
+double ControllerProcess::anonymous_mib() const { return status_number("RssAnon") / 1024; }
 int ControllerProcess::threads() const { return static_cast<int>(status_number("Threads")); }
 
 int ControllerProcess::descriptors() const {

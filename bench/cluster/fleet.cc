@@ -1,4 +1,4 @@
-#include "controller/fleet.h"
+#include "cluster/fleet.h"
 
 #include <fmt/format.h>
 
