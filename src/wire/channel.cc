@@ -23,6 +23,7 @@ constexpr int kKeepAliveTimeoutMs = 5'000;
 constexpr int kConnectMs = 1'000;
 constexpr int kConnectLocallyMs = 10'000;
 constexpr std::size_t kMaxUnixPath = 107;  // sockaddr_un
+static_assert(kReadAheadBytes >= kChunkBytes);
 
 Status check_port(const std::string& address, std::string_view port) {
   unsigned value = 0;
@@ -82,6 +83,8 @@ grpc::ChannelArguments channel_arguments(const std::string& target) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kReadAheadBytes);
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
   // So it is called; it limits the attempt.
@@ -162,6 +165,8 @@ std::shared_ptr<grpc::ServerCredentials> server_credentials(const Identity& iden
 void configure(grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, kReadAheadBytes);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepAliveMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepAliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1'000);
