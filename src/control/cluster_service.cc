@@ -1,9 +1,9 @@
 #include "control/cluster_service.h"
 
 #include "base/log.h"
+#include "control/agent_words.h"
 #include "control/convert.h"
 #include "control/order_stream.h"
-#include "control/validate.h"
 #include "wire/status.h"
 
 namespace baton::control {
@@ -11,13 +11,6 @@ namespace {
 
 // Enough heartbeats per lease that losing a few costs nothing.
 constexpr std::uint32_t kHeartbeatsPerLease = 5;
-
-Status check_registration(const v1::RegisterRequest& request) {
-  BATON_CHECK_CTX(check_node_name(request.facts().name()), "registration");
-  if (request.agent_epoch().empty())
-    return fail(ErrorCode::InvalidArgument, "registration: the agent gives no epoch");
-  return {};
-}
 
 }  // namespace
 
@@ -28,15 +21,11 @@ Status ClusterService::check_holder(Loop::Locked& l, const grpc::ServerContext& 
 
 grpc::Status ClusterService::Register(grpc::ServerContext* call, const v1::RegisterRequest* request,
                                       v1::RegisterReply* reply) {
-  if (auto status = check_registration(*request); !status) return wire::to_grpc(status);
-  core::NodeRegistered input;
-  input.facts = from_wire(request->facts());
+  const auto taken = take_registration(*request);
+  if (!taken) return wire::to_grpc(taken.error());
+  const core::NodeRegistered& input = *taken;
   if (auto status = context_.access.check_node(*call, input.facts.id); !status)
     return wire::to_grpc(status);
-  input.epoch = request->agent_epoch();
-  input.boot_id = request->boot_id();
-  input.incarnations = reports_from_wire(request->incarnations());
-  input.staged = staged_from_wire(request->staged());
   auto facts = std::make_shared<const v1::NodeFacts>(request->facts());
   Loop::Applied applied = context_.loop.with_lock([&](Loop::Locked& l) {
     l.state.nodes[input.facts.id].facts = std::move(facts);
@@ -71,14 +60,11 @@ grpc::ServerUnaryReactor* ClusterService::Heartbeat(grpc::CallbackServerContext*
 grpc::Status ClusterService::heartbeat(const grpc::ServerContextBase& call,
                                        const v1::HeartbeatRequest& request,
                                        v1::HeartbeatReply& reply) {
-  core::Heartbeat input;
-  input.node = NodeId(request.node());
-  if (auto status = context_.access.check_node(call, input.node); !status)
+  if (auto status = context_.access.check_node(call, NodeId(request.node())); !status)
     return wire::to_grpc(status);
-  input.epoch = request.agent_epoch();
-  input.sample = from_wire(request.sample());
-  input.incarnations = reports_from_wire(request.incarnations());
-  input.staged = staged_from_wire(request.staged());
+  const auto taken = take_heartbeat(request);
+  if (!taken) return wire::to_grpc(taken.error());
+  const core::Heartbeat& input = *taken;
   // The answer does not wait for the disk: a renewal changes nothing that is saved.
   Loop::Applied applied = context_.loop.with_lock([&](Loop::Locked& l) {
     Loop::Applied result = l.apply(input);
@@ -149,12 +135,7 @@ grpc::Status ClusterService::DownloadCheckpoint(grpc::ServerContext* call,
 
 grpc::Status ClusterService::ReportExit(grpc::ServerContext* call, const v1::ExitReport* request,
                                         v1::Empty*) {
-  core::IncarnationExited input;
-  input.job = JobId(request->job_id());
-  input.generation = Generation(request->generation());
-  input.code = request->code();
-  input.cause = exit_cause_from_wire(request->cause());
-  input.detail = request->detail();
+  const core::IncarnationExited input = take_exit(*request);
   Result<Ticket> ticket = context_.loop.with_lock([&](Loop::Locked& l) -> Result<Ticket> {
     BATON_CHECK(check_holder(l, *call, input.job, input.generation));
     bool current = l.state.core.standing(input.job, input.generation) == core::Standing::Current;
@@ -174,14 +155,7 @@ grpc::Status ClusterService::ReportExit(grpc::ServerContext* call, const v1::Exi
 
 grpc::Status ClusterService::ReportCheckpoint(grpc::ServerContext* call,
                                               const v1::CheckpointReport* request, v1::Empty*) {
-  core::CheckpointReported input;
-  input.job = JobId(request->job_id());
-  input.generation = Generation(request->generation());
-  input.failure = from_wire(request->failure());
-  input.error = request->error();
-  input.log_tail = request->log_tail();
-  input.preflight = request->preflight();
-  input.checkpoint = CheckpointNumber(request->checkpoint());
+  const core::CheckpointReported input = take_report(*request);
   Result<Ticket> ticket = context_.loop.with_lock([&](Loop::Locked& l) -> Result<Ticket> {
     BATON_CHECK(check_holder(l, *call, input.job, input.generation));
     Loop::Extra extra;

@@ -22,23 +22,6 @@ core::RestartPolicy from_wire(v1::RestartPolicy policy);
 // Unknown words count as Lost.
 core::ExitCause exit_cause_from_wire(std::string_view cause);
 core::CheckpointFacts from_wire(const v1::Checkpoint& checkpoint);
-template <typename Copies>
-std::vector<core::StagedReport> staged_from_wire(const Copies& copies) {
-  std::vector<core::StagedReport> result;
-  for (const auto& copy : copies)
-    result.push_back({JobId(copy.job_id()), CheckpointNumber(copy.checkpoint())});
-  return result;
-}
-
-template <typename Incarnations>
-std::vector<core::IncarnationReport> reports_from_wire(const Incarnations& incarnations) {
-  std::vector<core::IncarnationReport> reports;
-  for (const auto& incarnation : incarnations)
-    reports.push_back({JobId(incarnation.job_id()), Generation(incarnation.generation()),
-                       static_cast<core::IncarnationState>(incarnation.state()),
-                       incarnation.has_cpu_cores() ? incarnation.cpu_cores() : -1});
-  return reports;
-}
 
 // `base` with the fields of `overrides` that are set.
 core::Policy merge(core::Policy base, const v1::Policy& overrides);

@@ -1,7 +1,7 @@
 #include "control/order_stream.h"
 
 #include "base/log.h"
-#include "control/convert.h"
+#include "control/agent_words.h"
 #include "wire/status.h"
 
 namespace baton::control {
@@ -144,20 +144,11 @@ void Stream::take_result(const v1::OrderResult& result) {
       spdlog::debug("{}: result of order {}, which is void", node_, result.order_id());
       return;
     }
-    core::OrderDone done;
+    core::OrderDone done = control::take_result(result);
     done.kind = order->kind;
     done.job = order->job;
     done.generation = order->generation;
     done.node = node_;
-    done.failure = from_wire(result.failure());
-    done.error = result.error();
-    done.log_tail = result.log_tail();
-    done.checkpoint = CheckpointNumber(result.checkpoint());
-    done.frozen_for_ms = result.frozen_for_ms();
-    done.fetch_ms = result.fetch_ms();
-    done.restore_ms = result.restore_ms();
-    done.running_for_ms = result.running_for_ms();
-    done.fetched_bytes = result.fetched_bytes();
     l.apply(done);
   });
 }
