@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include <iostream>
+#include <limits>
 
 #include "agent/engine/record.h"
 #include "criu/criu_images.pb.h"
@@ -22,6 +23,7 @@
 #include "store/pack.h"
 #include "store/page_map.h"
 #include "store/tree_archive.h"
+#include "wire/baton.pb.h"
 #include "wire/identity.h"
 
 namespace baton::fuzz {
@@ -93,7 +95,7 @@ void make_manifests(const Seeds& seeds) {
   seeds.write("manifest", "name", "base-files/a+b=c@d,e:f-g_h.i");
 }
 
-void make_archives(const Seeds& seeds) {
+std::string archive_with(std::string_view description) {
   using Kind = store::ArchiveMember::Kind;
   std::string bytes;
   store::ArchiveWriter writer([&](std::string_view data) {
@@ -105,12 +107,28 @@ void make_archives(const Seeds& seeds) {
     take(writer.write(content));
     take(writer.end_member());
   };
-  add(Kind::Description, "", R"({"spec":{"name":"a"},"checkpoint":{}})");
+  add(Kind::Description, "", description);
   add(Kind::File, "images/core-2.img", std::string(300, 'c'));
   add(Kind::File, "empty", "");
   add(Kind::Output, "", "hello\n");
   take(writer.finish());
-  seeds.write("archive", "four-members", bytes);
+  return bytes;
+}
+
+void make_archives(const Seeds& seeds) {
+  seeds.write("archive", "four-members", archive_with(R"({"spec":{"name":"a"},"checkpoint":{}})"));
+  seeds.write("import", "job",
+              archive_with(R"({"baton_version":"1","exported_wall_ms":1,"spec":{)"
+                           R"("name":"a","argv":["L2Jpbi90cnVl"],"env":{"A":"b"},)"
+                           R"("workdir":"/tmp","user":"1:1","cpus":0.5,)"
+                           R"("memory_bytes":"1048576","interval_ms":1000,)"
+                           R"("volumes":[{"host_path":"/a","sandbox_path":"/b"}],)"
+                           R"("policy":{"keep_checkpoints":2,"cpu_threshold":0.5}},)"
+                           R"("checkpoint":{"number":"7","output_bytes":"6",)"
+                           R"("taken_wall_ms":"1","criu_version":"4.2.1",)"
+                           R"("cpu_features":["avx"],"pins":["p"],"memory":"tracked"}})"));
+  seeds.write("import", "least",
+              archive_with(R"({"spec":{"argv":["L2E="]},"checkpoint":{"output_bytes":6}})"));
 }
 
 void make_trees(const Seeds& seeds) {
@@ -299,6 +317,69 @@ void make_criu_images(const Seeds& seeds) {
   seeds.write("criu_images", "two-processes", folder);
 }
 
+void make_agent_words(const Seeds& seeds) {
+  std::string words;
+  auto say = [&](char kind, const auto& message) {
+    const std::string bytes = message.SerializeAsString();
+    words += {kind, static_cast<char>(bytes.size() & 0xff), static_cast<char>(bytes.size() >> 8)};
+    words += bytes;
+  };
+  auto list = [](auto& message) {
+    auto* incarnation = message.add_incarnations();
+    incarnation->set_job_id(1);
+    incarnation->set_generation(1);
+    incarnation->set_state(v1::INCARNATION_RUNNING);
+    incarnation->set_cpu_cores(0.5);
+    message.add_staged()->set_job_id(1);
+    message.mutable_staged(0)->set_checkpoint(1);
+  };
+  v1::HeartbeatRequest heartbeat;
+  heartbeat.set_node("node-1");
+  heartbeat.set_agent_epoch("epoch");
+  heartbeat.mutable_sample()->set_cpu_utilization(0.95);
+  heartbeat.mutable_sample()->set_memory_utilization(0.5);
+  list(heartbeat);
+  say('\x09', heartbeat);
+  heartbeat.mutable_sample()->set_about_to_fail(true);
+  heartbeat.mutable_sample()->set_about_to_fail_cause("disk");
+  say('\x09', heartbeat);
+  v1::OrderResult result;
+  result.set_order_id(8);
+  result.set_running_for_ms(5);
+  say('\x04', result);
+  v1::CheckpointReport report;
+  report.set_job_id(1);
+  report.set_generation(1);
+  report.set_failure(v1::FAILURE_REFUSED);
+  report.set_error("no");
+  say('\x02', report);
+  seeds.write("agent_words", "heartbeats", words);
+  words.clear();
+  v1::RegisterRequest registration;
+  registration.mutable_facts()->set_name("node-3");
+  registration.mutable_facts()->set_cpus(4);
+  registration.mutable_facts()->set_memory_bytes(1u << 30);
+  registration.mutable_facts()->add_cpu_features("avx");
+  registration.set_agent_epoch("later");
+  registration.set_boot_id("boot");
+  list(registration);
+  say('\x00', registration);
+  registration.mutable_facts()->set_name("node-1");
+  say('\x08', registration);
+  v1::ExitReport exit;
+  exit.set_job_id(1);
+  exit.set_generation(1);
+  exit.set_code(1);
+  exit.set_cause("exited");
+  say('\x03', exit);
+  seeds.write("agent_words", "registrations", words);
+  // A figure that is none was saved as one that nobody could load.
+  registration.mutable_facts()->set_cpus(std::numeric_limits<double>::quiet_NaN());
+  words.clear();
+  say('\x00', registration);
+  seeds.write("agent_words", "not-a-number", words);
+}
+
 void make_others(const Seeds& seeds) {
   seeds.write(
       "criu_log", "dump",
@@ -331,5 +412,6 @@ int main(int count, char** arguments) {
   make_trees(seeds);
   make_checkpoint_json(seeds);
   make_criu_images(seeds);
+  make_agent_words(seeds);
   make_others(seeds);
 }
