@@ -5,7 +5,8 @@
 #   make demo-docker  the same with two containers as nodes: build/demo-docker.json
 #   make test         every test, from bare
 #   make bench-pause  how long a program stands still for a checkpoint: build/bench/pause.json
-#   make bench-store  packs against restic and borg: build/bench/store.json
+#   make bench-store  packs against restic and borg, and what 8 agents that ship at once cost the
+#                     controller: build/bench/store.json
 #   make bench-migrate, make bench-failover
 #                     planned moves against stock CRIU, and recoveries: build/bench/….json
 #   make bench-memory the memory part of that alone: build/bench/memory.json
