@@ -9,6 +9,7 @@
 
 #include "base/nesting.h"
 #include "store/hash.h"
+#include "store/whole_json.h"
 #include "sys/file.h"
 
 namespace baton::store {
@@ -105,7 +106,7 @@ Result<std::map<std::string, std::vector<FileContent>>> read_contents(
   std::map<std::string, std::vector<FileContent>> contents;
   try {
     if (nests_deeper(text)) throw std::runtime_error("it nests too deeply");
-    const auto description = nlohmann::json::parse(text);  // outlives the loop over its part
+    const auto description = parse_whole_json(text);  // outlives the loop over its part
     for (const auto& tree : description.at("trees"))
       contents[tree.at("archive").get<std::string>()] = contents_from(tree);
   } catch (const std::exception& problem) {

@@ -13,6 +13,7 @@ using nlohmann::json;
 
 constexpr int kFormat = 1;
 constexpr std::size_t kMaxPathBytes = 512;
+constexpr std::size_t kMaxComponentBytes = 255;  // no filesystem takes more
 constexpr std::size_t kMaxComponents = 8;
 
 std::unexpected<Error> damaged(std::string_view why) {
@@ -105,6 +106,7 @@ Status check_path(std::string_view path) {
     std::string_view component = path.substr(begin, end - begin);
     if (component.empty() || component == "." || component == "..")
       return refuse("not a plain relative path");
+    if (component.size() > kMaxComponentBytes) return refuse("a name in it is too long");
     if (!std::ranges::all_of(component, is_path_char)) return refuse("unexpected character");
     if (++components > kMaxComponents) return refuse("too deep");
     begin = end + 1;

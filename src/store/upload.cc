@@ -58,13 +58,19 @@ Status Upload::check_new(const std::string& path, std::uint64_t size) {
                 fmt::format("{}: such a file is named by its content's hash", path));
   if (!paths_.insert(path).second)
     return fail(ErrorCode::InvalidArgument, fmt::format("{} came twice", path));
+  if (folders_.contains(directory_ / path))
+    return fail(ErrorCode::InvalidArgument, fmt::format("{} is a folder already", path));
   return make_parents(path);
 }
 
 Status Upload::make_parents(const std::string& path) {
   for (std::size_t slash = path.find('/'); slash != std::string::npos;
        slash = path.find('/', slash + 1)) {
-    fs::path folder = directory_ / path.substr(0, slash);
+    const std::string parent = path.substr(0, slash);
+    if (paths_.contains(parent))
+      return fail(ErrorCode::InvalidArgument,
+                  fmt::format("{} is in {}, which is a file already", path, parent));
+    fs::path folder = directory_ / parent;
     if (!folders_.insert(folder).second) continue;
     if (::mkdir(folder.c_str(), 0700) != 0)
       return fail_errno(fmt::format("mkdir {}", folder.string()));

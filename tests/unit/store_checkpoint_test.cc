@@ -140,9 +140,10 @@ TEST_F(StoreTest, NothingDamagedIsEverHandedOutWhole) {
 }
 
 TEST_F(StoreTest, HostilePathsAreRefused) {
-  for (std::string path :
-       {"/etc/passwd", "../x", "a/../../x", "a//b", "", ".", "a/./b", "a/", "manifest.json", "a\nb",
-        "a b", "a\\b", "base-files/passwd", "1/2/3/4/5/6/7/8/9"}) {
+  for (const std::string& path :
+       std::vector<std::string>{"/etc/passwd", "../x", "a/../../x", "a//b", "", ".", "a/./b", "a/",
+                                "manifest.json", "a\nb", "a b", "a\\b", "base-files/passwd",
+                                "1/2/3/4/5/6/7/8/9", "images/" + std::string(256, 'a')}) {
     auto upload = store_->begin_upload(kJob);
     ASSERT_TRUE(upload);
     auto status = (*upload)->begin_file(path, 1, 0644);
@@ -159,6 +160,13 @@ TEST_F(StoreTest, UploadsThatLieAreRefused) {
   auto twice = begin();
   ASSERT_TRUE(add_file(*twice, "a", "a"));
   EXPECT_FALSE(twice->begin_file("a", 1, 0));
+  for (const auto& [first, second] : {std::pair("a", "a/b"), std::pair("a/b", "a")}) {
+    auto both = begin();
+    ASSERT_TRUE(add_file(*both, first, "a"));
+    const auto status = both->begin_file(second, 1, 0);
+    ASSERT_FALSE(status) << second;
+    EXPECT_EQ(status.error().code(), ErrorCode::InvalidArgument) << status.error().message();
+  }
   auto longer = begin();
   ASSERT_TRUE(longer->begin_file("a", 1, 0));
   EXPECT_FALSE(longer->write("ab"));

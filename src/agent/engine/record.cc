@@ -8,6 +8,7 @@
 #include "base/nesting.h"
 #include "store/hash.h"
 #include "store/manifest.h"
+#include "store/whole_json.h"
 #include "sys/file.h"
 
 namespace baton::agent {
@@ -181,7 +182,7 @@ Result<CheckpointRecord> read_record(const fs::path& directory) {
   if (!content) return damaged(content.error().message());
   if (nests_deeper(*content)) return damaged("it nests too deeply");
   try {
-    json value = json::parse(*content);
+    json value = store::parse_whole_json(*content);
     int format = value.at("format").get<int>();
     if (format < oldest_format || format > format_version)
       return fail(ErrorCode::Unfit,
