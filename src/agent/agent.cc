@@ -22,6 +22,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "sys/capabilities.h"
 #include "sys/cgroup.h"
 #include "sys/file.h"
 
@@ -359,6 +360,11 @@ int run_agent(AgentOptions options) {
   }
   if (options.criu_prefix.empty()) options.criu_prefix = default_criu_prefix();
   log_init(fmt::format("agent {}", options.name), options.log_level);
+  // Before there is any thread.
+  if (const auto kept = sys::keep_capabilities(sys::kAgentCapabilities))
+    spdlog::info("capabilities kept: {}", sys::capability_names(*kept));
+  else
+    spdlog::warn("capabilities are kept: {}", kept.error().message());
   const bool kill_jobs = options.kill_jobs_on_exit;
   // Never destroyed: see leave().
   auto* agent = new Agent(std::move(options));

@@ -69,6 +69,7 @@ Status Incarnation::start_fresh() {
   pb::OrderResult result;
   auto start = [&]() -> Status {
     BATON_CHECK(check_ready());
+    BATON_TRY(const CommandSpec command, command_spec(order_.spec()));
     BATON_CHECK(record_.create(order_));
     BATON_CHECK(fault("agent.start.before_sandbox"));
     auto spec =
@@ -77,7 +78,7 @@ Status Incarnation::start_fresh() {
     if (!sandbox) return fail(node_problem(std::move(sandbox).error()).context("sandbox"));
     take_sandbox(std::move(*sandbox));
     BATON_CHECK(check_ready());
-    BATON_CHECK(sandbox_->start(command_spec(order_.spec())));
+    BATON_CHECK(sandbox_->start(command));
     const std::int64_t running_ns = node_.now_ns();
     BATON_CHECK(record_.mark_running());
     BATON_CHECK(begin_living());

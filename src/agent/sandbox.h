@@ -31,6 +31,7 @@
 #include "base/fd.h"
 #include "base/ids.h"
 #include "base/result.h"
+#include "sys/capabilities.h"
 
 namespace baton::agent {
 
@@ -42,6 +43,8 @@ struct CommandSpec {
   std::string user;        // "", "name", "uid", each with an optional ":group"
   std::string stdin_data;  // content of standard input; empty: /dev/null
   std::string hostname;    // uts name inside; the same on every node
+  sys::Capabilities capabilities = sys::kJobCapabilities;  // the most that it may have
+  bool new_privileges = false;  // programs may have more rights than who runs them (set-user-id)
 };
 
 struct Volume {

@@ -53,6 +53,8 @@ Result<Fd> pack_command(const CommandSpec& command) {
   for (const auto& [name, value] : command.env) add("env", name + "=" + value);
   add("workdir", command.workdir);
   add("user", command.user);
+  add("capabilities", fmt::format("{:x}", command.capabilities));
+  add("privileges", command.new_privileges ? "new" : "old");
   add("stdin", command.stdin_data.empty() ? "null" : "data");
   Fd memory(::memfd_create("baton-command", MFD_CLOEXEC));
   if (!memory.valid()) return fail_errno("memfd_create");

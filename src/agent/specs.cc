@@ -27,7 +27,7 @@ void apply_plan(const RestorePlan& plan, SandboxSpec& spec) {
   spec.hostname = plan.hostname;
 }
 
-CommandSpec command_spec(const pb::JobSpec& spec) {
+Result<CommandSpec> command_spec(const pb::JobSpec& spec) {
   CommandSpec command;
   command.argv.assign(spec.argv().begin(), spec.argv().end());
   command.env.insert(spec.env().begin(), spec.env().end());
@@ -35,6 +35,16 @@ CommandSpec command_spec(const pb::JobSpec& spec) {
   command.user = spec.user();
   command.stdin_data = spec.stdin_data();
   command.hostname = spec.name();
+  command.new_privileges = spec.new_privileges();
+  for (const std::string& name : spec.capabilities()) {
+    BATON_TRY(const sys::Capabilities asked, sys::capability_named(name));
+    command.capabilities |= asked;
+  }
+  // The others are the most that a job may have, and need not be there.
+  const sys::Capabilities asked = command.capabilities & ~sys::kJobCapabilities;
+  if (const auto missing = asked & ~sys::own_capabilities(); missing != 0)
+    return fail(ErrorCode::Unfit, fmt::format("this node can't give a job the capabilities {}",
+                                              sys::capability_names(missing)));
   return command;
 }
 

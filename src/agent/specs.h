@@ -10,6 +10,7 @@ SandboxSpec sandbox_spec(const NodeContext& node, const pb::JobSpec& spec, JobId
                          Generation generation, const std::filesystem::path& directory);
 // What a checkpoint asks of the sandbox that it is to be restored into.
 void apply_plan(const RestorePlan& plan, SandboxSpec& spec);
-CommandSpec command_spec(const pb::JobSpec& spec);
+// Unfit: it asks for capabilities that this node does not have.
+Result<CommandSpec> command_spec(const pb::JobSpec& spec);
 
 }  // namespace baton::agent

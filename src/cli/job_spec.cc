@@ -188,6 +188,8 @@ Result<v1::JobSpec> make_spec(const SpecOptions& options, const std::vector<std:
   BATON_CHECK(fill_env(options, spec));
   BATON_TRY(*spec.mutable_workdir(), workdir_of(options));
   spec.set_user(options.user);
+  spec.set_new_privileges(options.new_privileges);
+  for (const std::string& name : options.capabilities) spec.add_capabilities(name);
   if (!options.rootfs.empty() && !options.rootfs.starts_with('/'))
     return invalid(fmt::format("--rootfs {}: not an absolute path", options.rootfs));
   spec.set_rootfs(options.rootfs);

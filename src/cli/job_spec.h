@@ -25,6 +25,8 @@ struct SpecOptions {
   std::string restart;
   std::string stdin_file;
   std::vector<std::string> policy;
+  bool new_privileges = false;
+  std::vector<std::string> capabilities;
 };
 
 // InvalidArgument names the option and what is wrong with it. Reads the standard input's file, the

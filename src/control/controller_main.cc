@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/version.h"
 #include "control/controller.h"
+#include "sys/capabilities.h"
 #include "sys/limits.h"
 
 namespace baton::control {
@@ -121,7 +122,12 @@ int run_controller(const ControllerOptions& options) {
   // One for each job's output, and some for each node's connections.
   if (auto status = sys::allow_many_descriptors(); !status)
     spdlog::warn("{}", status.error().message());
-  // Before any thread exists, so that all of them leave these to sigwait().
+  // Before any thread exists, as what follows.
+  if (const auto kept = sys::keep_capabilities(sys::kControllerCapabilities))
+    spdlog::info("capabilities kept: {}", sys::capability_names(*kept));
+  else
+    spdlog::warn("capabilities are kept: {}", kept.error().message());
+  // So that all threads leave these to sigwait().
   sigset_t signals;
   ::sigemptyset(&signals);
   ::sigaddset(&signals, SIGTERM);

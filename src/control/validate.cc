@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "sys/capabilities.h"
 #include "wire/channel.h"
 
 namespace baton::control {
@@ -11,6 +12,7 @@ namespace {
 constexpr std::size_t kMaxArguments = 65'536;
 constexpr std::size_t kMaxArgumentBytes = 2 << 20;
 constexpr std::size_t kMaxVolumes = 256;
+constexpr std::size_t kMaxCapabilityName = 64;
 constexpr std::uint64_t kMinMemoryBytes = 1 << 20;
 constexpr double kMinCpus = 0.01;
 constexpr double kMaxCpus = 65'536;
@@ -93,6 +95,17 @@ Status check_resources(const v1::JobSpec& spec) {
   return {};
 }
 
+Status check_capabilities(const v1::JobSpec& spec) {
+  for (const std::string& name : spec.capabilities()) {
+    if (name.size() > kMaxCapabilityName)
+      return bad("there is no capability with such a long name");
+    BATON_TRY(const sys::Capabilities asked, sys::capability_named(name));
+    if (asked & ~sys::kAgentCapabilities)
+      return bad("no job can have the capability {}", sys::capability_names(asked));
+  }
+  return {};
+}
+
 Status check_fraction(std::string_view what, double value) {
   if (!(value > 0 && value <= 1)) return bad("{} is {}, not above 0 and up to 1", what, value);
   return {};
@@ -166,6 +179,7 @@ Status check_job_spec(const v1::JobSpec& spec) {
   BATON_CHECK(check_user(spec.user()));
   BATON_CHECK(check_paths(spec));
   BATON_CHECK(check_resources(spec));
+  BATON_CHECK(check_capabilities(spec));
   return check_policy(spec.policy());
 }
 

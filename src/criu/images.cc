@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <map>
 #include <unordered_set>
 
@@ -28,7 +29,7 @@ Status write_entries(const fs::path& path, std::uint32_t magic, const std::vecto
     add_word(static_cast<std::uint32_t>(bytes.size()));
     content += bytes;
   }
-  BATON_TRY(Fd file, sys::open_file(path, O_WRONLY | O_TRUNC));
+  BATON_TRY(Fd file, sys::open_file(path, O_WRONLY | O_CREAT | O_TRUNC, 0600));
   return sys::write_all(file.get(), content);
 }
 
@@ -89,7 +90,46 @@ bool mend_timer(criu_images::Timerfd& timer) {
   return changed;
 }
 
+// Returns what is taken.
+std::uint64_t limit_set(google::protobuf::RepeatedField<std::uint32_t>& words,
+                        std::uint64_t given) {
+  std::uint64_t taken = 0;
+  for (int half = 0; half < std::min(words.size(), 2); ++half) {
+    const auto mine = static_cast<std::uint32_t>(given >> (32 * half));
+    taken |= std::uint64_t{words[half] & ~mine} << (32 * half);
+    words[half] &= mine;
+  }
+  return taken;
+}
+
 }  // namespace
+
+Result<std::uint64_t> limit_capabilities(const fs::path& directory, std::uint64_t given) {
+  std::uint64_t all_taken = 0;
+  std::error_code error;
+  for (const auto& file : fs::directory_iterator(directory, error)) {
+    const fs::path& path = file.path();
+    if (!path.filename().native().starts_with("core-")) continue;
+    BATON_TRY(auto cores, read_entries<criu_images::CoreEntry>(path, kCoreMagic));
+    std::uint64_t taken = 0;
+    for (auto& core : cores) {
+      if (!core.thread_core().has_creds()) continue;
+      auto& creds = *core.mutable_thread_core()->mutable_creds();
+      for (auto* set : {creds.mutable_cap_inh(), creds.mutable_cap_prm(), creds.mutable_cap_eff(),
+                        creds.mutable_cap_amb()})
+        taken |= limit_set(*set, given);
+    }
+    if (taken == 0) continue;
+    all_taken |= taken;
+    const fs::path aside = directory / "limited.new";
+    BATON_CHECK(write_entries(aside, kCoreMagic, cores));
+    fs::rename(aside, path, error);
+    if (error) break;
+  }
+  if (error)
+    return fail(ErrorCode::Internal, fmt::format("{}: {}", directory.string(), error.message()));
+  return all_taken;
+}
 
 Status mend_timers(const fs::path& directory) {
   fs::path path = directory / "files.img";

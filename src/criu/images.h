@@ -45,4 +45,10 @@ Result<ImageSummary> summarize_images(const std::filesystem::path& directory);
 // it would fire up to a second early.
 Status mend_timers(const std::filesystem::path& directory);
 
+// Takes from every thread the capabilities that are not in `given` (a bit for each), which CRIU
+// could not give back here: it would fail. Images that have to change are replaced, not written to.
+// Returns what was taken from any of them. Damaged as above.
+Result<std::uint64_t> limit_capabilities(const std::filesystem::path& directory,
+                                         std::uint64_t given);
+
 }  // namespace baton::criu

@@ -62,6 +62,9 @@ constexpr char kStdinPath[] = "/.baton/stdin";
 //
 // A command (descriptor of a Start request): arg <value>…  env <NAME=value>…  workdir <path>
 //   user <spec>   stdin <"data"|"null">
+//   capabilities <hexadecimal bits>   the most that it may have; "0" when absent
+//   privileges <"new"|"old">          old, also when absent: set-user-id bits and file
+//                                     capabilities give it nothing
 
 enum class Op : std::uint32_t {
   Status = 1,    // -> values: root pid, command pid, lease deadline

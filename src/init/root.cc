@@ -1,11 +1,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,6 +29,8 @@ struct Command {
   const char* workdir = "/";
   const char* user = "";
   bool stdin_data = false;
+  unsigned long long capabilities = 0;
+  bool new_privileges = false;
 };
 
 [[noreturn]] void give_up(Code code, int error_number, const char* what, const char* detail = "") {
@@ -73,6 +77,8 @@ void read_command(Command* command) {
     if (strcmp(verb, "workdir") == 0) command->workdir = value;
     if (strcmp(verb, "user") == 0) command->user = value;
     if (strcmp(verb, "stdin") == 0) command->stdin_data = strcmp(value, "data") == 0;
+    if (strcmp(verb, "capabilities") == 0) command->capabilities = strtoull(value, nullptr, 16);
+    if (strcmp(verb, "privileges") == 0) command->new_privileges = strcmp(value, "new") == 0;
   }
   if (command->arg_count == 0) give_up(Code::InvalidArgument, 0, "the command is empty");
 }
@@ -107,6 +113,27 @@ void become_user(const Command& command, const User& user) {
   if (setgroups(user.group_count, user.groups) != 0 || setgid(user.gid) != 0 ||
       setuid(user.uid) != 0)
     give_up(Code::Internal, errno, "become user ", command.user);
+}
+
+// The effective and the permitted set follow with the exec. What is inheritable would pass by the
+// bounding set there.
+void limit_capabilities(unsigned long long most) {
+  for (unsigned long number = 0; number < 64; ++number)
+    if ((most >> number & 1) == 0 && prctl(PR_CAPBSET_READ, number) == 1 &&
+        prctl(PR_CAPBSET_DROP, number) != 0)
+      give_up(Code::Internal, errno, "limit capabilities");
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
+  if (syscall(SYS_capget, &header, sets) != 0) give_up(Code::Internal, errno, "capget");
+  for (__user_cap_data_struct& half : sets) half.inheritable = 0;
+  if (syscall(SYS_capset, &header, sets) != 0) give_up(Code::Internal, errno, "capset");
+}
+
+// For the root of the tree, which only waits.
+void give_up_capabilities() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  const __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
+  if (syscall(SYS_capset, &header, none) != 0) give_up(Code::Internal, errno, "capset");
 }
 
 [[noreturn]] void exec_failed(const char* name, int error_number) {
@@ -162,6 +189,7 @@ void become_user(const Command& command, const User& user) {
 
   open_stdin(command);
   setsid();
+  limit_capabilities(command.capabilities);
   become_user(command, user);
   if (chdir(command.workdir) != 0) {
     char what[480];
@@ -170,6 +198,8 @@ void become_user(const Command& command, const User& user) {
   }
   umask(022);
   reset_signals();
+  if (!command.new_privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+    give_up(Code::Internal, errno, "no new privileges");
   exec_command(command);
 }
 
@@ -184,6 +214,7 @@ int root_main() {
   const pid_t command = fork();
   if (command == 0) run_command();
   if (command < 0) give_up(Code::Internal, errno, "fork");
+  give_up_capabilities();
   close(kCommandFd);
   close(kStartFd);
 

@@ -12,6 +12,7 @@
 #include "agent/probe.h"
 #include "base/log.h"
 #include "base/version.h"
+#include "sys/capabilities.h"
 #include "sys/cgroup.h"
 #include "sys/userfaultfd.h"
 
@@ -36,6 +37,15 @@ Check check_root() {
   const bool root = ::geteuid() == 0;
   return {"root", root, true,
           root ? "yes" : "an agent needs root: it makes namespaces, mounts and control groups"};
+}
+
+// What is missing may never be missed: a job can't be given it, and CRIU does without where it can.
+Check check_capabilities() {
+  const sys::Capabilities missing = sys::kAgentCapabilities & ~sys::own_capabilities();
+  return {"capabilities", missing == 0, false,
+          missing == 0
+              ? "all that an agent keeps; it gives the others up"
+              : "not here, though an agent would keep them: " + sys::capability_names(missing)};
 }
 
 Check check_kernel() {
@@ -93,7 +103,7 @@ Check check_limit(const char* name, Status (*set)(const sys::Cgroup&)) {
 std::vector<Check> examine(const Options& options) {
   const auto prefix =
       options.criu_prefix.empty() ? agent::default_criu_prefix() : options.criu_prefix;
-  std::vector<Check> checks = {check_root(), check_kernel()};
+  std::vector<Check> checks = {check_root(), check_capabilities(), check_kernel()};
   const auto report = agent::probe_criu(prefix);
   checks.push_back(check_criu(prefix, report));
   checks.push_back(check_tracking());

@@ -29,10 +29,10 @@ class Hosts:
         self.processes = {}
         self.controller()
 
-    def start(self, name, *arguments):
+    def start(self, name, *arguments, through=()):
         with open(self.folder / f"{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen([BATON, *map(str, arguments)], stdin=subprocess.DEVNULL,
-                                                    stdout=log, stderr=log)
+            self.processes[name] = subprocess.Popen([*through, BATON, *map(str, arguments)],
+                                                    stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         return self.processes[name]
 
     def log(self, name):
@@ -44,9 +44,9 @@ class Hosts:
                    "--cpu-for", "1h")  # these nodes are this machine, which may be busy
         until(lambda: "is ready" in self.log("controller").rsplit("stopping", 1)[-1], "the controller is ready")
 
-    def agent(self, name, *flags, at=None):
+    def agent(self, name, *flags, at=None, through=()):
         return self.start(name, "agent", "--name", name, "--controller", at or self.agents_at, "--data",
-                          self.folder / name, "--kill-jobs-on-exit", *flags)
+                          self.folder / name, "--kill-jobs-on-exit", *flags, through=through)
 
     def run(self, *arguments, **kwargs):
         return subprocess.run([BATON, *map(str, arguments)], stdin=kwargs.pop("stdin", subprocess.DEVNULL),

@@ -1,4 +1,7 @@
 // What a command sees of its sandbox at its start, and how its end is told.
+#include <linux/capability.h>
+#include <sys/stat.h>
+
 #include "agent_sandbox_fixture.h"
 
 namespace baton::agent {
@@ -106,6 +109,62 @@ TEST_F(SandboxTest, DoesNotInheritPid1sPriorityOrSignals) {
                        "grep -E 'SigBlk|SigIgn|VmLck' /proc/self/status | tr -d ' \\t\\n'"));
   EXPECT_EQ(text, "0 0 0\n" + *sys::read_file("/proc/self/oom_score_adj") +
                       "VmLck:0kBSigBlk:0000000000000000SigIgn:0000000000000000");
+}
+
+// As in capabilities(7): the bounding set, which root executes everything with.
+constexpr char kRights[] = "sed -nE 's/^(NoNewPrivs|Cap...):\\s*/\\1 /p' /proc/self/status";
+
+std::string rights(sys::Capabilities set, bool new_privileges) {
+  return fmt::format(
+      "CapInh {0:016x}\nCapPrm {1:016x}\nCapEff {1:016x}\nCapBnd {1:016x}\nCapAmb {0:016x}\n"
+      "NoNewPrivs {2}\n",
+      0, set, new_privileges ? 0 : 1);
+}
+
+TEST_F(SandboxTest, RootInAJobHasWhatAJobMayHave) {
+  EXPECT_EQ(printed_by(shell(kRights)),
+            rights(sys::kJobCapabilities & sys::own_capabilities(), false));
+  CommandSpec command = shell(kRights);
+  command.capabilities |= sys::capability_set({CAP_SYS_NICE});
+  command.new_privileges = true;
+  EXPECT_EQ(printed_by(command), rights(command.capabilities & sys::own_capabilities(), true));
+}
+
+TEST_F(SandboxTest, NothingInAJobReachesPid1) {
+  EXPECT_EQ(printed_by(shell("ls /proc/1/fd /proc/1/root/ 2>&1 | grep -c 'Permission denied';"
+                             "mknod /tmp/disk b 8 0 2>&1 || echo no device;"
+                             "mount -t tmpfs x /mnt 2>/dev/null || echo no mount;"
+                             "hostname other 2>/dev/null || echo no name")),
+            "2\nmknod: /tmp/disk: Operation not permitted\nno device\nno mount\nno name\n");
+}
+
+TEST_F(SandboxTest, TheRootOfTheTreeHasNoCapability) {
+  EXPECT_EQ(printed_by(shell("grep -cE 'Cap(Inh|Prm|Eff|Amb):.*0000000000000000' "
+                             "/proc/2/status")),
+            "4\n");
+}
+
+TEST_F(SandboxTest, SetUserIdProgramsWorkWhenAskedFor) {
+  const auto with_program = [this] {
+    SandboxSpec with = spec();
+    with.populate_uppers = [](const auto& trees) -> Status {
+      std::error_code error;
+      fs::copy_file("/usr/bin/id", trees[0].second / "suid-id", error);
+      if (error) return fail(ErrorCode::Internal, error.message());
+      if (::chmod((trees[0].second / "suid-id").c_str(), 04755) != 0) return fail_errno("chmod");
+      return {};
+    };
+    return with;
+  };
+  for (const bool asked : {false, true}) {
+    CommandSpec command = shell("/suid-id -u");
+    command.user = "nobody";
+    command.new_privileges = asked;
+    const Sandbox* sandbox = run(command, with_program());
+    ASSERT_NE(sandbox, nullptr);
+    await(*sandbox);
+    EXPECT_EQ(output(*sandbox), asked ? "0\n" : "65534\n");
+  }
 }
 
 struct Unusable {

@@ -15,6 +15,7 @@
 #include "criu/images.h"
 #include "criu/log.h"
 #include "store/tree_archive.h"
+#include "sys/capabilities.h"
 #include "sys/file.h"
 #include "sys/page_faults.h"
 #include "sys/process_attributes.h"
@@ -107,6 +108,16 @@ Status RestoreRun::place_images(const RestoreOptions& restore_options) {
   if (error)
     return fail(ErrorCode::Damaged,
                 fmt::format("{}: {}", (directory_ / "images").string(), error.message()));
+  return limit_capabilities();
+}
+
+// It may come from a node that gives more, or from a time when every job had all.
+Status RestoreRun::limit_capabilities() {
+  BATON_TRY(const std::uint64_t taken,
+            criu::limit_capabilities(sandbox_.images_directory(), sys::own_capabilities()));
+  if (taken != 0)
+    spdlog::warn("job {}: goes on without the capabilities {}: this node can't give them",
+                 sandbox_.spec().job, sys::capability_names(taken));
   return {};
 }
 

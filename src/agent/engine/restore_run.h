@@ -26,6 +26,7 @@ class RestoreRun {
   Status fill_trees();
   Status make_output();
   Status place_images(const RestoreOptions& restore_options);
+  Status limit_capabilities();
   bool wants_lazy(const RestoreOptions& restore_options, const PageMaps& maps) const;
   CriuIpc criu_ipc() const;
   Status launch_criu();

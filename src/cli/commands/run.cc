@@ -83,6 +83,15 @@ void add_run(Program& program) {
       ->allow_extra_args(false);
   command->add_option("--workdir", spec.workdir, "Working directory. Default: this one.");
   command->add_option("--user", spec.user, "USER[:GROUP], names or numbers. Default: root.");
+  command->add_flag("--new-privileges", spec.new_privileges,
+                    "Let sudo, su and other set-user-id programs in it work. Default: no program "
+                    "in it gets rights that its user lacks.");
+  command
+      ->add_option("--cap-add", spec.capabilities,
+                   "A capability such as SYS_NICE or NET_ADMIN (capabilities(7)), which also its "
+                   "processes of user root lack without. May be repeated. Default: what container "
+                   "engines give, but for MKNOD.")
+      ->allow_extra_args(false);
   command->add_option("--rootfs", spec.rootfs,
                       "Directory on the node that is / for the job. Default: the node's own root.");
   command
