@@ -9,6 +9,10 @@
 namespace baton::agent {
 namespace {
 
+// Of a longer one (a long standard input) the controller has what it needs in its store, if there
+// is a checkpoint.
+constexpr std::size_t kReportedSpecBytes = 256 << 10;
+
 std::int64_t to_ms(std::int64_t ns) { return ns / 1'000'000; }
 
 }  // namespace
@@ -29,6 +33,7 @@ Incarnation::Incarnation(NodeContext& node, pb::StartOrder order, Origin origin,
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   entry_->job = JobId(order_.job_id());
   entry_->generation = Generation(order_.generation());
+  if (order_.spec().ByteSizeLong() <= kReportedSpecBytes) entry_->spec = order_.spec();
   const bool lives =
       std::holds_alternative<Adopt>(origin_) || std::holds_alternative<Ended>(origin_);
   entry_->state = lives ? pb::INCARNATION_RUNNING : pb::INCARNATION_STARTING;

@@ -20,6 +20,16 @@ constexpr std::uint32_t kRegisterTimeoutMs = 2'000;
 constexpr std::uint32_t kRegisterRetryMs = 250;
 constexpr std::uint32_t kFailedHeartbeatRetryMs = 100;
 constexpr int kFailuresBeforeReconnect = 2;
+constexpr std::uint32_t kShutOutRetryMs = 5'000;
+constexpr int kMostDoublings = 8;
+// Of all jobs in a registration; the controller needs them only if it has lost its own.
+constexpr std::size_t kMostSpecBytes = 16 << 20;
+
+// Who is shut out stays so until a person does something: ever more seldom, then.
+std::uint32_t retry_ms(const Error& error, int failures, std::uint32_t usual_ms) {
+  if (error.code() != ErrorCode::Forbidden) return usual_ms;
+  return std::min(usual_ms << std::min(failures, kMostDoublings), kShutOutRetryMs);
+}
 
 class GrpcLeaseTransport : public LeaseTransport {
  public:
@@ -128,13 +138,18 @@ std::uint32_t LeaseKeeper::turn_register() {
   *request.mutable_facts() = identity_.facts;
   request.set_agent_epoch(identity_.agent_epoch);
   request.set_boot_id(identity_.boot_id);
-  for (const auto& entry : *roster_.snapshot()) *request.add_incarnations() = entry->describe();
+  std::size_t spec_bytes = 0;
+  for (const auto& entry : *roster_.snapshot()) {
+    pb::Incarnation& incarnation = *request.add_incarnations() = entry->describe();
+    spec_bytes += entry->spec.ByteSizeLong();
+    if (spec_bytes <= kMostSpecBytes) *incarnation.mutable_spec() = entry->spec;
+  }
   for (const auto& copy : *roster_.staged()) *request.add_staged() = copy;
   wire::clean_text(request);
   auto reply = transport_.register_node(request, kRegisterTimeoutMs);
   if (!reply) {
     note_failure("register", reply.error());
-    return kRegisterRetryMs;
+    return retry_ms(reply.error(), failures_, kRegisterRetryMs);
   }
   registered_ = true;
   failures_ = 0;
@@ -161,7 +176,7 @@ std::uint32_t LeaseKeeper::turn_heartbeat() {
   auto reply = transport_.heartbeat(request, timeout_ms);
   if (!reply) {
     note_failure("heartbeat", reply.error());
-    return std::min(heartbeat_ms_, kFailedHeartbeatRetryMs);
+    return retry_ms(reply.error(), failures_, std::min(heartbeat_ms_, kFailedHeartbeatRetryMs));
   }
   if (!reply->renewed()) {
     note({.log = "the controller does not know this agent; registering again", .warning = true});

@@ -25,6 +25,7 @@ struct RosterEntry {
   Generation generation;
   std::atomic<pb::IncarnationState> state = pb::INCARNATION_STARTING;
   std::atomic<std::shared_ptr<LeaseRelay>> relay;  // none before its sandbox is made
+  pb::JobSpec spec;                                // set before others see it
 
   pb::Incarnation describe() const {
     pb::Incarnation incarnation;

@@ -49,7 +49,7 @@ class Caller {
 // asks. Thread-safe.
 class Access final : public grpc::AuthMetadataProcessor {
  public:
-  explicit Access(const Members& members) : members_(members) {}
+  explicit Access(Members& members) : members_(members) {}
 
   // A lookup in memory: not worth another thread.
   bool IsBlocking() const override { return false; }
@@ -70,7 +70,7 @@ class Access final : public grpc::AuthMetadataProcessor {
                         const v1::JobRef& ref) const;
 
  private:
-  const Members& members_;
+  Members& members_;
 };
 
 // Replaces the values of environment variables, for callers who may not see them.

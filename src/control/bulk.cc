@@ -1,7 +1,5 @@
 #include "control/bulk.h"
 
-#include <google/protobuf/util/json_util.h>
-
 #include <set>
 
 #include "base/clock.h"
@@ -20,12 +18,6 @@ Status take_file(store::Upload& upload, const v1::FilePart& part) {
   if (!part.path().empty()) BATON_CHECK(upload.begin_file(part.path(), part.size(), part.mode()));
   if (!part.data().empty()) BATON_CHECK(upload.write(part.data()));
   return part.last() ? upload.end_file(part.xxh3_128()) : Status();
-}
-
-std::string to_json(const v1::Checkpoint& info) {
-  std::string json;
-  (void)google::protobuf::util::MessageToJsonString(info, &json);
-  return json;
 }
 
 }  // namespace
@@ -80,9 +72,11 @@ Result<CheckpointNumber> Bulk::commit(store::Upload& upload, const v1::UploadHea
   JobId job(header.job_id());
   auto one_at_a_time = commit_mutex(job);
   std::lock_guard lock(*one_at_a_time);
+  v1::JobSpec spec;
   auto number = context_.loop.with_lock([&](Loop::Locked& l) -> Result<CheckpointNumber> {
     auto entry = l.state.jobs.find(job);
     if (entry == l.state.jobs.end()) return fail(ErrorCode::StaleGeneration, "the job is gone");
+    spec = entry->second.spec;
     return CheckpointNumber(entry->second.next_checkpoint++);
   });
   if (!number) return number;
@@ -100,7 +94,7 @@ Result<CheckpointNumber> Bulk::commit(store::Upload& upload, const v1::UploadHea
   if (info.taken_wall_ms() == 0) info.set_taken_wall_ms(wall_time_ms());
   BATON_TRY(auto log, context_.loop.stores().logs.get(job));
   BATON_CHECK(log->make_durable(info.output_bytes()));
-  BATON_CHECK(upload.publish(*number, to_json(info)));
+  BATON_CHECK(upload.publish(*number, to_store_json(info, spec)));
   BATON_CHECK(make_visible(header, info, allowed));
   retire_checkpoints(context_.loop, job);
   return number;

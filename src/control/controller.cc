@@ -1,12 +1,12 @@
 #include "control/controller.h"
 
 #include <fcntl.h>
-#include <grpcpp/server_builder.h>
 #include <sys/stat.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "control/convert.h"
+#include "core/events.h"
 #include "sys/file.h"
 #include "wire/channel.h"
 
@@ -34,6 +34,15 @@ Result<Fd> lock_data(const std::filesystem::path& data) {
     return fail(ErrorCode::FailedPrecondition,
                 fmt::format("{} is in use by another controller", data.string()));
   return fail_errno(fmt::format("lock {}", data.string()));
+}
+
+std::string members_lost_text(const std::string& why) {
+  return fmt::format(
+      "the records of who is in this cluster are lost ({}). Certificates from before count until "
+      "they are too old, those of users for looking alone; roles, tokens and REVOCATIONS are not "
+      "known any more: revoke again who was shut out (`baton node revoke`, `baton user revoke`), "
+      "and give users new tokens",
+      why);
 }
 
 // Whoever steals the disk has both then.
@@ -66,13 +75,13 @@ Result<std::unique_ptr<Controller>> Controller::start(const ControllerOptions& o
 
 Status Controller::open_stores(const ControllerOptions& options) {
   BATON_TRY(lock_, lock_data(options.data));
-  BATON_TRY(db_, StateDb::open(options.data / "state.db"));
   BATON_TRY(auto keys, read_store_keys(options.store_key, options.old_store_key));
   warn_of_key_beside_store(options);
   BATON_TRY(checkpoints_,
             store::CheckpointStore::open(options.data, {.observer = {}, .keys = std::move(keys)}));
   spdlog::info("checkpoints are {}", checkpoints_->encrypted() ? "encrypted" : "not encrypted");
   BATON_TRY(members_, Members::open(options.data));
+  if (!members_->lost().empty()) spdlog::error("{}", members_lost_text(members_->lost()));
   access_ = std::make_shared<Access>(*members_);
   BATON_TRY(logs_, OutputLogs::open(options.data / "logs"));
   ballast_ = std::make_unique<Ballast>(options.data);
@@ -81,9 +90,9 @@ Status Controller::open_stores(const ControllerOptions& options) {
 
 Status Controller::take_up(const ControllerOptions& options) {
   BATON_TRY(v1::Policy policy, cluster_policy(options));
-  BATON_TRY(Loaded loaded, db_->load());
-  events_.load(std::exchange(loaded.events, {}));
   const core::Config config = core_config(options, policy);
+  BATON_TRY(Loaded loaded, load_state(options, config, policy));
+  events_.load(std::exchange(loaded.events, {}));
   State state(config, std::move(loaded), boot_time_ms());
   for (const auto* record : state.core.jobs()) {
     const JobEntry& entry = state.jobs.at(record->id);
@@ -99,7 +108,20 @@ Status Controller::take_up(const ControllerOptions& options) {
   context_ = std::make_unique<ServiceContext>(ServiceContext{
       *loop_, calls_, *members_, *access_, policy, options.lease_ms, wall_time_ms()});
   bulk_ = std::make_unique<Bulk>(*context_);
+  if (!members_->lost().empty()) tell_members_lost();
   return remove_orphans();
+}
+
+void Controller::tell_members_lost() {
+  v1::Event event;
+  event.set_at_wall_ms(wall_time_ms());
+  event.set_kind(core::event::kRecordsLost);
+  event.set_text(members_lost_text(members_->lost()));
+  loop_->with_lock([&](Loop::Locked& l) {
+    Loop::Extra extra;
+    extra.changes.events.push_back(std::move(event));
+    l.apply(core::Tick(), std::move(extra));
+  });
 }
 
 // What was published or logged, but never recorded or no longer is.
@@ -127,13 +149,14 @@ Status Controller::remove_orphans() {
   return {};
 }
 
-Status Controller::listen(const std::string& address, bool cluster, bool api, bool insecure) {
+Result<std::unique_ptr<grpc::Server>> Controller::start_server(
+    const std::string& address, bool insecure, int& port,
+    const std::function<void(grpc::ServerBuilder&)>& with) {
   BATON_TRY(std::string target, wire::parse_address(address));
   const bool socket = target.starts_with("unix:");
   if (insecure && !wire::is_local_address(target))
     return fail(ErrorCode::InvalidArgument,
                 fmt::format("--insecure is for loopback only, and {} is not", address));
-  Endpoint endpoint;
   grpc::ServerBuilder builder;
   wire::configure(builder);
   std::shared_ptr<grpc::ServerCredentials> credentials = grpc::InsecureServerCredentials();
@@ -141,30 +164,38 @@ Status Controller::listen(const std::string& address, bool cluster, bool api, bo
     credentials = wire::server_credentials(members_->identity());
     credentials->SetAuthMetadataProcessor(access_);
   }
-  int port = 0;
   builder.AddListeningPort(target, credentials, &port);
-  endpoint.membership = std::make_unique<MembershipService>(*context_);
-  builder.RegisterService(endpoint.membership.get());
-  if (cluster) {
-    endpoint.cluster = std::make_unique<ClusterService>(*context_, *bulk_);
-    builder.RegisterService(endpoint.cluster.get());
-  }
-  if (api) {
-    endpoint.api = std::make_unique<ApiService>(*context_);
-    builder.RegisterService(endpoint.api.get());
-    endpoint.store = std::make_unique<StoreService>(*context_, *bulk_);
-    builder.RegisterService(endpoint.store.get());
-  }
-  endpoint.server = builder.BuildAndStart();
-  if (!endpoint.server || port == 0)
-    return fail(ErrorCode::Unavailable,
-                fmt::format("can't listen on {}: it is in use, or not an address of this machine",
-                            address));
+  with(builder);
+  auto server = builder.BuildAndStart();
+  if (server && port != 0) return server;
+  return fail(
+      ErrorCode::Unavailable,
+      fmt::format("can't listen on {}: it is in use, or not an address of this machine", address));
+}
+
+Status Controller::listen(const std::string& address, bool cluster, bool api, bool insecure) {
+  Endpoint endpoint;
+  int port = 0;
+  BATON_TRY(endpoint.server, start_server(address, insecure, port, [&](auto& builder) {
+              endpoint.membership = std::make_unique<MembershipService>(*context_);
+              builder.RegisterService(endpoint.membership.get());
+              if (cluster) {
+                endpoint.cluster = std::make_unique<ClusterService>(*context_, *bulk_);
+                builder.RegisterService(endpoint.cluster.get());
+              }
+              if (api) {
+                endpoint.api = std::make_unique<ApiService>(*context_);
+                builder.RegisterService(endpoint.api.get());
+                endpoint.store = std::make_unique<StoreService>(*context_, *bulk_);
+                builder.RegisterService(endpoint.store.get());
+              }
+            }));
+  const bool socket = address == socket_;
   if (!socket) ports_.push_back(port);
   if (!socket && insecure)
     spdlog::warn("{} is neither encrypted nor authenticated: whoever is on this machine can {}",
                  address, api ? "run anything as root" : "read and replace every checkpoint");
-  spdlog::info("listening on {} for {}", target,
+  spdlog::info("listening on {} for {}", address,
                api && cluster ? "users and agents"
                : api          ? "users"
                               : "agents");
@@ -172,21 +203,26 @@ Status Controller::listen(const std::string& address, bool cluster, bool api, bo
   return {};
 }
 
-Status Controller::serve(const ControllerOptions& options) {
+Status Controller::each_address(const ControllerOptions& options, const UseAddress& use) {
   socket_ = options.socket.empty() ? (options.data / "baton.sock").string() : options.socket;
   {
     // gRPC makes the socket; nobody else may connect, not even for a moment.
-    mode_t before = ::umask(0177);
-    Status listening = listen(socket_, true, true, false);
+    const mode_t before = ::umask(0177);
+    const Status used = use(socket_, true, true);
     ::umask(before);
-    BATON_CHECK(listening);
+    BATON_CHECK(used);
   }
   auto agents = options.listen;
   if (agents.empty()) agents.push_back(wire::kDefaultClusterAddress);
-  for (const auto& address : agents) BATON_CHECK(listen(address, true, false, options.insecure));
-  for (const auto& address : options.listen_api)
-    BATON_CHECK(listen(address, false, true, options.insecure));
+  for (const auto& address : agents) BATON_CHECK(use(address, true, false));
+  for (const auto& address : options.listen_api) BATON_CHECK(use(address, false, true));
   return {};
+}
+
+Status Controller::serve(const ControllerOptions& options) {
+  return each_address(options, [&](const std::string& address, bool cluster, bool api) {
+    return listen(address, cluster, api, options.insecure);
+  });
 }
 
 Controller::~Controller() {

@@ -5,7 +5,9 @@
 #pragma once
 
 #include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -14,6 +16,7 @@
 #include "control/cluster_service.h"
 #include "control/membership_service.h"
 #include "control/options.h"
+#include "control/rebuild.h"
 #include "control/scrubber.h"
 #include "control/store_service.h"
 
@@ -48,9 +51,23 @@ class Controller {
   Controller() = default;
   Status open_stores(const ControllerOptions& options);
   Status take_up(const ControllerOptions& options);
+  // What state.db has. When that is lost, and there were jobs: what is known without it.
+  Result<Loaded> load_state(const ControllerOptions& options, const core::Config& config,
+                            const v1::Policy& policy);
+  void tell_members_lost();
   Status remove_orphans();
   Status serve(const ControllerOptions& options);
+  // Calls use(address, for agents, for users) for each. The socket is root's alone.
+  using UseAddress = std::function<Status(const std::string& address, bool cluster, bool api)>;
+  Status each_address(const ControllerOptions& options, const UseAddress& use);
   Status listen(const std::string& address, bool cluster, bool api, bool insecure);
+  // `with` registers the services.
+  Result<std::unique_ptr<grpc::Server>> start_server(
+      const std::string& address, bool insecure, int& port,
+      const std::function<void(grpc::ServerBuilder&)>& with);
+  // Asks all nodes what runs there, for as long as anything may run that nobody reports.
+  Result<CensusResult> take_census(const ControllerOptions& options, const core::Config& config,
+                                   const v1::Policy& policy);
 
   Fd lock_;
   std::unique_ptr<StateDb> db_;

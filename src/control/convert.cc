@@ -1,10 +1,17 @@
 #include "control/convert.h"
 
+#include <google/protobuf/util/json_util.h>
+
 #include <algorithm>
 #include <deque>
 #include <mutex>
 
 namespace baton::control {
+namespace {
+
+constexpr std::size_t kMostStoredStdinBytes = 64 << 10;
+
+}  // namespace
 
 // The enums of wire and core list the same things in the same order.
 static_assert(static_cast<int>(core::JobState::Failed) == v1::JOB_FAILED);
@@ -136,6 +143,26 @@ core::CheckpointFacts from_wire(const v1::Checkpoint& checkpoint) {
   facts.preflighted = checkpoint.preflighted();
   facts.damaged = checkpoint.damage_size() > 0;
   return facts;
+}
+
+std::string to_store_json(v1::Checkpoint checkpoint, const v1::JobSpec& spec) {
+  *checkpoint.mutable_spec() = spec;
+  if (spec.stdin_data().size() > kMostStoredStdinBytes) {
+    checkpoint.mutable_spec()->clear_stdin_data();
+    checkpoint.mutable_spec()->set_restart(v1::RESTART_NEVER);
+  }
+  std::string json;
+  (void)google::protobuf::util::MessageToJsonString(checkpoint, &json);
+  return json;
+}
+
+Result<v1::Checkpoint> from_store_json(const std::string& json) {
+  v1::Checkpoint checkpoint;
+  google::protobuf::util::JsonParseOptions options;
+  options.ignore_unknown_fields = true;  // a newer version's
+  if (google::protobuf::util::JsonStringToMessage(json, &checkpoint, options).ok())
+    return checkpoint;
+  return fail(ErrorCode::Damaged, "a checkpoint's description can't be read");
 }
 
 core::Policy merge(core::Policy base, const v1::Policy& overrides) {

@@ -23,6 +23,12 @@ core::RestartPolicy from_wire(v1::RestartPolicy policy);
 core::ExitCause exit_cause_from_wire(std::string_view cause);
 core::CheckpointFacts from_wire(const v1::Checkpoint& checkpoint);
 
+// What the store keeps with a checkpoint, so that the job is known without the database. A long
+// standard input is left out, and such a job does not start over by itself then.
+std::string to_store_json(v1::Checkpoint checkpoint, const v1::JobSpec& spec);
+// Damaged.
+Result<v1::Checkpoint> from_store_json(const std::string& json);
+
 // `base` with the fields of `overrides` that are set.
 core::Policy merge(core::Policy base, const v1::Policy& overrides);
 

@@ -87,9 +87,7 @@ class Import {
     BATON_CHECK(log->make_durable(output_bytes_));
     auto publishing = bulk.commit_mutex(job_);
     std::lock_guard lock(*publishing);
-    std::string json;
-    (void)google::protobuf::util::MessageToJsonString(info, &json);
-    BATON_CHECK(upload_->publish(kNumber, json));
+    BATON_CHECK(upload_->publish(kNumber, to_store_json(info, description.spec)));
     BATON_CHECK(fault("import.before_commit"));
     BATON_TRY(const Ticket ticket, make_visible(description));
     kept_ = true;

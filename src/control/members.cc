@@ -15,6 +15,7 @@ using wire::PeerKind;
 constexpr hours kAuthorityLife{24 * 365 * 20};
 constexpr hours kControllerLife{24 * 365 * 2};
 constexpr hours kMemberLife{24 * 30};
+constexpr std::int64_t kMemberLifeMs = std::chrono::milliseconds(kMemberLife).count();
 constexpr int kSchema = 1;
 
 constexpr const char* kSchemaSql = R"(
@@ -37,6 +38,9 @@ CREATE TABLE certificates (
 std::int64_t number_of(PeerKind kind) { return static_cast<std::int64_t>(kind); }
 
 Status create_schema(Database& database) {
+  // Also in a database of an earlier version.
+  BATON_CHECK(database.execute(
+      "CREATE TABLE IF NOT EXISTS lost (before INTEGER NOT NULL, at_ms INTEGER NOT NULL)"));
   BATON_TRY(auto query, Statement::prepare(database, "PRAGMA user_version"));
   BATON_TRY(bool row, query.step());
   const std::int64_t version = row ? query.integer(0) : 0;
@@ -65,33 +69,75 @@ PeerKind from_wire(v1::IdentityKind kind) {
 
 Result<std::unique_ptr<Members>> Members::open(const std::filesystem::path& data) {
   std::unique_ptr<Members> members(new Members(data));
-  BATON_CHECK_CTX(members->open_authority(), "certificate authority");
+  auto had_authority = members->open_authority();
+  if (!had_authority)
+    return fail(std::move(had_authority).error().context("certificate authority"));
   const auto path = data / "members.db";
-  BATON_TRY(members->database_, Database::open(path));
-  BATON_CHECK_CTX(create_schema(*members->database_), path.string());
-  BATON_CHECK_CTX(members->load(), path.string());
+  std::error_code error;
+  const bool empty = std::filesystem::file_size(path, error) == 0 || error;
+  auto opened = members->open_database(path);
+  if (!opened && opened.error().code() == ErrorCode::Damaged) {
+    members->database_.reset();
+    BATON_TRY(const std::string aside, Database::move_aside(path));
+    members->lost_ = fmt::format("{}; the file is {} now", opened.error().message(), aside);
+    opened = members->open_database(path);
+  } else if (*had_authority && empty) {
+    members->lost_ = "members.db was missing or empty";
+  }
+  BATON_CHECK(std::move(opened));
+  if (!members->lost_.empty()) BATON_CHECK_CTX(members->note_loss(), path.string());
   BATON_CHECK_CTX(members->renew_own_certificate(), "the controller's certificate");
   return members;
 }
 
+Status Members::open_database(const std::filesystem::path& path) {
+  BATON_TRY(database_, Database::open(path));
+  BATON_CHECK_CTX(create_schema(*database_), path.string());
+  BATON_CHECK_CTX(database_->check(), path.string());
+  BATON_CHECK_CTX(load(), path.string());
+  return {};
+}
+
+// New certificates get numbers that no old one can have: there is less than one in a second.
+Status Members::note_loss() {
+  lost_at_ms_ = wall_time_ms();
+  lost_before_ = static_cast<Number>(lost_at_ms_ / 1'000);
+  BATON_TRY(auto transaction, Transaction::begin(*database_));
+  BATON_TRY(auto note, Statement::prepare(*database_, "INSERT INTO lost VALUES(?, ?)"));
+  BATON_CHECK(note.bind(1, lost_before_).bind(2, lost_at_ms_).run());
+  BATON_TRY(auto skip, Statement::prepare(*database_,
+                                          "INSERT INTO sqlite_sequence VALUES('certificates', ?)"));
+  BATON_CHECK(skip.bind(1, lost_before_).run());
+  return transaction.commit();
+}
+
 // The key comes first: an authority whose certificate is there is complete.
-Status Members::open_authority() {
+Result<bool> Members::open_authority() {
   const auto key_path = identity_.directory() / "ca-key.pem";
   BATON_CHECK(sys::make_directories(identity_.directory(), 0700));
   auto certificate = sys::read_file(identity_.authority_path());
   if (certificate) {
     authority_.certificate = std::move(*certificate);
     BATON_TRY(authority_.key, sys::read_file(key_path));
-    return {};
+    return true;
   }
   if (certificate.error().code() != ErrorCode::NotFound)
     return fail(std::move(certificate).error());
   BATON_TRY(authority_, wire::make_authority(cluster_name(), kAuthorityLife));
   BATON_CHECK(sys::write_file_durable(key_path, authority_.key, 0600));
-  return sys::write_file_durable(identity_.authority_path(), authority_.certificate);
+  BATON_CHECK(sys::write_file_durable(identity_.authority_path(), authority_.certificate));
+  return false;
 }
 
 Status Members::load() {
+  BATON_TRY(auto lost, Statement::prepare(*database_,
+                                          "SELECT before, at_ms FROM lost ORDER BY before DESC "
+                                          "LIMIT 1"));
+  BATON_TRY(const bool was_lost, lost.step());
+  if (was_lost) {
+    lost_before_ = lost.number(0);
+    lost_at_ms_ = lost.integer(1);
+  }
   BATON_TRY(auto query, Statement::prepare(*database_,
                                            "SELECT number, kind, name, role, issued_ms, "
                                            "expires_ms, revoked FROM certificates"));
@@ -143,6 +189,7 @@ Result<v1::Token> Members::create_token(const v1::CreateTokenRequest& request,
 }
 
 bool Members::is_in(PeerKind kind, const std::string& name) const {
+  std::lock_guard lock(mutex_);
   for (const auto& [number, entry] : certificates_)
     if (entry.member.kind == kind && entry.member.name == name && !entry.revoked) return true;
   return false;
@@ -179,6 +226,23 @@ Result<Member> Members::redeem(const v1::EnrollRequest& request, std::int64_t no
 }
 
 Status Members::strike_out(const Member& member) {
+  if (lost_before_ != 0) {
+    // Of those from before the loss that did not come yet, nothing is known but the name.
+    BATON_TRY(auto put, Statement::prepare(*database_,
+                                           "INSERT INTO certificates(kind, name, role, issued_ms, "
+                                           "expires_ms, revoked) VALUES(?, ?, ?, ?, ?, 1) "
+                                           "RETURNING number"));
+    put.bind(1, number_of(member.kind))
+        .bind_text(2, member.name)
+        .bind(3, static_cast<std::int64_t>(member.role))
+        .bind(4, lost_at_ms_)
+        .bind(5, lost_at_ms_ + kMemberLifeMs);
+    BATON_TRY(bool row, put.step());
+    const Number number = row ? put.number(0) : 0;
+    BATON_TRY(row, put.step());
+    std::lock_guard lock(mutex_);
+    certificates_[number] = {member, lost_at_ms_, lost_at_ms_ + kMemberLifeMs, true};
+  }
   BATON_TRY(auto update,
             Statement::prepare(*database_,
                                "UPDATE certificates SET revoked = 1 WHERE kind = ? AND "
@@ -188,9 +252,7 @@ Status Members::strike_out(const Member& member) {
 
 Result<std::string> Members::issue(const Member& member, const std::string& request,
                                    std::int64_t now_ms) {
-  Certificate entry{
-      member, now_ms,
-      now_ms + std::chrono::duration_cast<std::chrono::milliseconds>(kMemberLife).count(), false};
+  Certificate entry{member, now_ms, now_ms + kMemberLifeMs, false};
   BATON_TRY(auto put, Statement::prepare(*database_,
                                          "INSERT INTO certificates(kind, name, role, issued_ms, "
                                          "expires_ms, revoked) VALUES(?, ?, ?, ?, ?, 0) "
@@ -222,9 +284,9 @@ Result<std::string> Members::enroll(const v1::EnrollRequest& request, std::int64
   }
   auto pem = issue(*member, request.request(), now_ms);
   if (!pem) return pem;
-  const auto newest = std::prev(certificates_.end());
   auto committed = transaction.commit();
   std::lock_guard lock(mutex_);
+  const auto newest = std::prev(certificates_.end());
   if (!committed) {
     certificates_.erase(newest);
     return fail(std::move(committed).error());
@@ -244,7 +306,8 @@ Result<std::string> Members::renew(const Member& member, const std::string& requ
 
 Result<v1::Identity> Members::revoke(PeerKind kind, const std::string& name) {
   std::lock_guard writing(writing_);
-  if (!is_in(kind, name))
+  // Also one that has not come since the members were lost: it may be in.
+  if (!is_in(kind, name) && lost_before_ == 0)
     return fail(ErrorCode::NotFound, fmt::format("there is no {} \"{}\" in the cluster",
                                                  kind == PeerKind::Node ? "node" : "user", name));
   BATON_CHECK(strike_out({kind, name, {}}));
@@ -284,9 +347,25 @@ std::vector<v1::Identity> Members::list() const {
   return result;
 }
 
-Result<Member> Members::look_up(const wire::PeerName& peer, std::int64_t now_ms) const {
+// TLS has verified its signature and its time.
+bool Members::counts_from_before(const wire::PeerName& peer, std::int64_t now_ms) const {
+  if (peer.number >= lost_before_ || now_ms > lost_at_ms_ + kMemberLifeMs) return false;
+  for (const auto& [number, entry] : certificates_)
+    if (entry.revoked && entry.member.kind == peer.kind && entry.member.name == peer.name)
+      return false;
+  return true;
+}
+
+Result<Member> Members::look_up(const wire::PeerName& peer, std::int64_t now_ms) {
   std::lock_guard lock(mutex_);
-  const auto entry = certificates_.find(peer.number);
+  auto entry = certificates_.find(peer.number);
+  if (entry == certificates_.end() && counts_from_before(peer, now_ms))
+    entry = certificates_
+                .emplace(peer.number, Certificate{{peer.kind, peer.name, v1::ROLE_VIEWER},
+                                                  lost_at_ms_,
+                                                  lost_at_ms_ + kMemberLifeMs,
+                                                  false})
+                .first;
   if (entry == certificates_.end() || entry->second.member.kind != peer.kind ||
       entry->second.member.name != peer.name)
     return fail(

@@ -35,11 +35,18 @@ class Members {
   static constexpr std::int64_t kLongestTokenMs = 7 * 24 * 3'600'000ll;
 
   // Makes the authority on first start, and a new certificate for this controller at each.
+  //
+  // Without members.db (lost, or damaged and moved aside) the authority's own signature is what is
+  // left. Certificates from before then count for as long as they could at most be valid: a node is
+  // a node, a user is a viewer, whose role nobody knows. Revocations are forgotten, which lost()
+  // says; revoking a name anew shuts out all certificates that it had.
   static Result<std::unique_ptr<Members>> open(const std::filesystem::path& data);
 
   // The controller's own.
   const wire::Identity& identity() const { return identity_; }
   const std::string& authority() const { return authority_.certificate; }
+  // Not empty: open() found no readable members.db where there had been one; why, for people.
+  const std::string& lost() const { return lost_; }
 
   // A token's text, which nobody can read from here again. InvalidArgument: name or time.
   Result<v1::Token> create_token(const v1::CreateTokenRequest& request, std::int64_t now_ms);
@@ -53,7 +60,7 @@ class Members {
   std::vector<v1::Identity> list() const;
 
   // Forbidden, with a sentence for the caller, unless the certificate counts now.
-  Result<Member> look_up(const wire::PeerName& peer, std::int64_t now_ms) const;
+  Result<Member> look_up(const wire::PeerName& peer, std::int64_t now_ms);
 
  private:
   struct Certificate {
@@ -65,8 +72,11 @@ class Members {
   using Number = std::uint64_t;
 
   explicit Members(const std::filesystem::path& data) : identity_(data / "identity") {}
-  Status open_authority();
+  Result<bool> open_authority();  // whether it was there
+  Status open_database(const std::filesystem::path& path);
+  Status note_loss();
   Status load();
+  bool counts_from_before(const wire::PeerName& peer, std::int64_t now_ms) const;
   Status renew_own_certificate();
   bool is_in(wire::PeerKind kind, const std::string& name) const;
   // All with `writing_` held.
@@ -81,6 +91,11 @@ class Members {
   mutable std::mutex mutex_;  // to change the map or to look into it, briefly: heartbeats do
   std::unique_ptr<Database> database_;
   std::map<Number, Certificate> certificates_;
+  // The last time that members.db was lost: numbers below belong to certificates from before. 0:
+  // never.
+  Number lost_before_ = 0;
+  std::int64_t lost_at_ms_ = 0;
+  std::string lost_;
 };
 
 wire::PeerKind from_wire(v1::IdentityKind kind);

@@ -185,6 +185,12 @@ Result<std::vector<JobId>> OutputLogs::list() const {
   return jobs;
 }
 
+std::uint64_t OutputLogs::size_bytes(JobId job) const {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(folder_ / fmt::format("{}.log", job), error);
+  return error ? 0 : size;
+}
+
 Status OutputLogs::remove(JobId job) {
   std::lock_guard lock(mutex_);
   if (auto found = logs_.find(job); found != logs_.end()) {

@@ -85,6 +85,7 @@ class OutputLogs {
   Status remove(JobId job);
   // Jobs of which there is a log on disk.
   Result<std::vector<JobId>> list() const;
+  std::uint64_t size_bytes(JobId job) const;  // 0: there is none
 
  private:
   explicit OutputLogs(std::filesystem::path folder) : folder_(std::move(folder)) {}

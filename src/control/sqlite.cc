@@ -2,6 +2,8 @@
 
 #include <sqlite3.h>
 
+#include "sys/file.h"
+
 namespace baton::control {
 
 void Database::Close::operator()(sqlite3* handle) const { sqlite3_close_v2(handle); }
@@ -34,10 +36,35 @@ Result<std::unique_ptr<Database>> Database::open(const std::filesystem::path& pa
   return database;
 }
 
+Result<std::string> Database::move_aside(const std::filesystem::path& path) {
+  for (int attempt = 1;; ++attempt) {
+    const std::string aside = fmt::format("{}.damaged-{}", path.string(), attempt);
+    std::error_code error;
+    if (std::filesystem::exists(aside, error)) continue;
+    // The journal first: it must never meet another database.
+    for (const char* suffix : {"-wal", "-shm", ""}) {
+      std::filesystem::rename(path.string() + suffix, aside + suffix, error);
+      if (error && error != std::errc::no_such_file_or_directory)
+        return fail(ErrorCode::Internal,
+                    fmt::format("move {} aside: {}", path.string(), error.message()));
+    }
+    BATON_CHECK(sys::sync_directory(path.parent_path()));
+    return aside;
+  }
+}
+
 Status Database::execute(const std::string& sql) {
   if (sqlite3_exec(handle_.get(), sql.c_str(), nullptr, nullptr, nullptr) != SQLITE_OK)
     return fail(error("database"));
   return {};
+}
+
+Status Database::check() {
+  BATON_TRY(auto query, Statement::prepare(*this, "PRAGMA quick_check(1)"));
+  BATON_TRY(const bool row, query.step());
+  const std::string found = row ? query.bytes(0) : "";
+  if (found == "ok") return {};
+  return fail(ErrorCode::Damaged, fmt::format("database: {}", found));
 }
 
 Result<Statement> Statement::prepare(const Database& database, std::string_view sql) {

@@ -19,7 +19,13 @@ class Database {
   // Write-ahead log, every commit synced to disk.
   static Result<std::unique_ptr<Database>> open(const std::filesystem::path& path);
 
+  // Renames a damaged one that nobody has open, with its journal: nothing is deleted. Returns the
+  // name that it has now.
+  static Result<std::string> move_aside(const std::filesystem::path& path);
+
   Status execute(const std::string& sql);
+  // Reads all of it. Damaged: what is wrong with its structure; contents have no checksums.
+  Status check();
   // The error of the last call on this database. NoSpace when the disk is full.
   Error error(std::string_view what) const;
   sqlite3* handle() const { return handle_.get(); }

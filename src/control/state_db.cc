@@ -46,6 +46,7 @@ Result<std::unique_ptr<StateDb>> StateDb::open(const std::filesystem::path& path
   BATON_TRY(auto database, Database::open(path));
   std::unique_ptr<StateDb> state(new StateDb(std::move(database)));
   BATON_CHECK_CTX(state->create_schema(), path.string());
+  BATON_CHECK_CTX(state->database_->check(), path.string());
   BATON_CHECK(state->prepare());
   return state;
 }

@@ -138,10 +138,14 @@ const Node* Cluster::Impl::find(const NodeId& id) const {
   return it == nodes_.end() ? nullptr : &it->second;
 }
 
+TimeMs Cluster::lease_term(const Config& config) {
+  return static_cast<TimeMs>(std::ceil(config.lease_ms * (1 + 2 * config.clock_rate_error))) +
+         config.fence_margin_ms;
+}
+
 TimeMs Cluster::Impl::lease_term() const {
   if (planted(Bug::SkipFenceMargin)) return config_.lease_ms;
-  return static_cast<TimeMs>(std::ceil(config_.lease_ms * (1 + 2 * config_.clock_rate_error))) +
-         config_.fence_margin_ms;
+  return Cluster::lease_term(config_);
 }
 
 NodeState Cluster::Impl::state_of(const Node& node, TimeMs now) const {

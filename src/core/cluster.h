@@ -65,6 +65,8 @@ class Cluster {
   TimeMs next_deadline() const;
 
   const Config& config() const;
+  // For how long after its last heartbeat a node may still run something.
+  static TimeMs lease_term(const Config& config);
   // Pointers and references are valid until the next apply().
   const JobRecord* find_job(JobId id) const;
   const JobRecord* find_job(std::string_view name) const;

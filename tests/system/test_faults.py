@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from conftest import LEASE_MS, PROGRAMS, alive, cmdline, descendants, until
-from test_moves import ENDLESS, LOOP, finish
+from test_moves import ENDLESS, LOOP, check_one_incarnation, finish, witness_job
 
 
 def store(cluster):
@@ -231,3 +231,75 @@ def test_a_program_that_could_not_be_restored_is_found_in_time(cluster):
     cluster.fails("migrate", "nested", "--to", "node-2")
     assert cluster.job("nested")["state"] == "running"
     cluster.baton("kill", "nested")
+
+
+def lose_records(cluster, how):
+    """The controller's database goes as by a disk that fails; `up` starts the controller again."""
+    controller = cluster.info["controller_pid"]
+    database = next(cluster.data.rglob("state.db"))
+    os.kill(controller, signal.SIGSTOP)
+    if how == "delete":
+        for path in database.parent.glob("state.db*"):
+            path.unlink()
+    else:
+        # With its journal, which would mend it.
+        for path in database.parent.glob("state.db-*"):
+            path.unlink()
+        with open(database, "r+b") as file:
+            if how == "truncate":
+                file.truncate(file.seek(0, os.SEEK_END) // 2 + 100)
+            else:
+                file.seek(3)
+                file.write(b"\xff")
+    os.kill(controller, signal.SIGKILL)
+    until(lambda: not alive(controller), "the controller is dead")
+    return database
+
+
+@pytest.mark.parametrize("how", ["delete", "truncate", "header"])
+def test_lost_records_are_put_together_again(make_cluster, workspace, how):
+    """Jobs run on through it, each once, and are moved afterwards; what had ended stays so."""
+    cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms")
+    shared = witness_job(cluster, workspace, "--restart", "checkpoint:7")
+    cluster.run("loop", *LOOP, ENDLESS, 0.05, flags=["--node", "node-2", "--interval", "400ms"])
+    cluster.run("plain", "sleep", "100000", flags=["--no-checkpoint"])  # no node's list but one has it
+    cluster.run("over", *LOOP, 20, 0.05, flags=["--interval", "400ms"])
+    assert cluster.wait("over") == 0
+    cluster.until_checkpoint("loop")
+    cluster.until_running("plain")
+    before = {name: cluster.job(name) for name in ("witness", "loop", "plain", "over")}
+    printed = cluster.logs("over")
+    newest = int(before["witness"]["newest_checkpoint"])
+    database = lose_records(cluster, how)
+
+    until(lambda: cluster.raw("ps").returncode == 0, "the controller answers")
+    cluster.refresh()
+    for name in ("witness", "loop", "plain"):
+        cluster.until_job(name, lambda job: job["state"] == "running", f"{name} runs")
+        now = cluster.job(name)
+        for field in ("id", "node", "generation", "spec"):
+            assert now[field] == before[name][field], f"{field} of {name}"
+    over = cluster.job("over")
+    assert over["state"] == "stopped" and "may have ended" in over["reason"]
+    assert cluster.logs("over") == printed
+    said = "\n".join(event["text"] for event in cluster.events() if event["kind"] == "records-lost")
+    for words in ("Jobs that run: ", "may have ended: over.", "which checkpoints were pinned",
+                  "`baton restore over`"):
+        assert words in said, said
+    if how == "header":
+        assert (database.parent / "state.db.damaged-1").exists(), "nothing is deleted"
+        assert "state.db.damaged-1" in said
+
+    # It works as before, and nothing ran twice.
+    cluster.until_checkpoint("witness", after=newest + 1)
+    assert len(check_one_incarnation(shared)) == 1, "the job noticed"
+    cluster.baton("migrate", "witness", "--to", "node-2")
+    assert int(cluster.job("witness")["generation"]) > 1000
+    until(lambda: len(check_one_incarnation(shared)) == 2, "its successor writes")
+    (shared / "stop").touch()
+    assert cluster.wait("witness") == 0
+    check_one_incarnation(shared)
+    cluster.baton("restore", "over")
+    cluster.until_running("over")
+    assert cluster.wait("over") == 0
+    finish(cluster)

@@ -246,3 +246,30 @@ def test_a_node_that_is_shut_out_gives_its_jobs_up(cluster):
     lines = cluster.logs("work").split()
     assert lines == [str(i).encode() for i in range(len(lines))]
     assert "there is no node" in cluster.fails("node", "revoke", "node-1")
+
+
+def test_lost_identities_do_not_stop_the_cluster(hosts):
+    """members.db is damaged: nodes stay, who had a role looks on, and that revocations are lost is said."""
+    hosts.join("one")
+    hosts.join("two")
+    hosts.login("alice", "admin")
+    hosts.baton("run", "-d", "--name", "work", "--node", "one", "--", "sleep", "100000")
+    hosts.baton("node", "revoke", "two")
+    hosts.stop("controller", signal.SIGKILL)
+    database = hosts.folder / "c" / "members.db"
+    for journal in database.parent.glob("members.db-*"):
+        journal.unlink()
+    database.write_bytes(b"no database" + database.read_bytes())
+    hosts.controller()
+    until(lambda: hosts.log("controller").count("is ready") == 2, "the controller is ready again")
+    hosts.baton("await-nodes", "one")
+    assert "work" in hosts.baton("ps")
+    assert (hosts.folder / "c" / "members.db.damaged-1").read_bytes().startswith(b"no database")
+    for told in (hosts.log("controller"), hosts.baton("events")):
+        assert "REVOCATIONS are not known any more" in told
+    assert hosts.as_user("alice", "ps").returncode == 0
+    assert b"this takes a user" in hosts.as_user("alice", "run", "true").stderr
+    # What is to be done is possible, and sticks.
+    hosts.baton("node", "revoke", "two")
+    hosts.login("alice", "admin")
+    assert hosts.as_user("alice", "kill", "work").returncode == 0

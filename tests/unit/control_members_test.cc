@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "base/clock.h"
 #include "control/members.h"
 #include "fakes/temp_dir.h"
 #include "sys/file.h"
@@ -160,6 +161,88 @@ TEST_F(MembersTest, ACertificateCountsForItsTimeAndItsOwner) {
   other = *peer;
   other.number += 1;
   EXPECT_FALSE(is_in(other));
+}
+
+// The time is that of the clock here: what is noted of a loss is when it was found.
+class LostMembersTest : public MembersTest {
+ protected:
+  void SetUp() override {
+    MembersTest::SetUp();
+    now_ = wall_time_ms();
+    node_ = *enroll(secret(v1::IDENTITY_NODE, "node-1"), "", now_);
+    user_ = *enroll(secret(v1::IDENTITY_USER, "alice", v1::ROLE_ADMIN), "", now_);
+    EXPECT_EQ(members_->lost(), "");
+  }
+  void lose() {
+    members_.reset();
+    for (const char* name : {"members.db", "members.db-wal", "members.db-shm"})
+      std::filesystem::remove(folder_.path() / name);
+    open();
+  }
+  bool counts(const wire::PeerName& peer) { return members_->look_up(peer, now_).has_value(); }
+
+  std::int64_t now_ = 0;
+  wire::PeerName node_, user_;
+};
+
+TEST_F(LostMembersTest, CertificatesCountWithoutTheirRecords) {
+  lose();
+  EXPECT_EQ(members_->lost(), "members.db was missing or empty");
+  EXPECT_TRUE(counts(node_));
+  ASSERT_TRUE(counts(user_));
+  EXPECT_EQ(members_->look_up(user_, now_)->role, v1::ROLE_VIEWER) << "nobody knows more";
+  EXPECT_EQ(members_->list().size(), 2u);
+  const std::int64_t month_ms = 31ll * 24 * 3'600'000;
+  EXPECT_FALSE(members_->look_up({wire::PeerKind::Node, "node-9", 4}, now_ + month_ms));
+  // It is said once, and remembered.
+  open();
+  EXPECT_EQ(members_->lost(), "");
+  EXPECT_TRUE(counts(node_));
+}
+
+TEST_F(LostMembersTest, NewNumbersAreNotOldOnes) {
+  lose();
+  auto other = enroll(secret(v1::IDENTITY_NODE, "node-2"), "", now_);
+  ASSERT_TRUE(other) << other.error().message();
+  EXPECT_GT(other->number, 1'000'000'000u);
+  EXPECT_TRUE(counts(*other));
+  wire::PeerName forged = *other;
+  forged.number += 1;
+  EXPECT_FALSE(counts(forged));
+}
+
+TEST_F(LostMembersTest, RevokingANameShutsItsOldCertificatesOut) {
+  lose();
+  ASSERT_TRUE(members_->revoke(wire::PeerKind::Node, "node-1")) << "also one that has not come yet";
+  EXPECT_FALSE(counts(node_));
+  EXPECT_TRUE(counts(user_));
+  open();
+  EXPECT_FALSE(counts(node_));
+  auto again = enroll(secret(v1::IDENTITY_NODE, "node-1"), "", now_);
+  ASSERT_TRUE(again);
+  EXPECT_TRUE(counts(*again));
+  EXPECT_FALSE(counts(node_));
+}
+
+TEST_F(LostMembersTest, ATokenForANameTakesItsPlace) {
+  lose();
+  ASSERT_TRUE(counts(user_));
+  auto again = enroll(secret(v1::IDENTITY_USER, "alice", v1::ROLE_ADMIN), "", now_);
+  ASSERT_TRUE(again);
+  EXPECT_FALSE(counts(user_));
+  EXPECT_EQ(members_->look_up(*again, now_)->role, v1::ROLE_ADMIN);
+}
+
+TEST_F(LostMembersTest, ADamagedFileIsMovedAside) {
+  members_.reset();
+  for (const char* name : {"members.db-wal", "members.db-shm"})
+    std::filesystem::remove(folder_.path() / name);
+  ASSERT_TRUE(sys::write_file_durable(folder_.path() / "members.db", std::string(5'000, 'x')));
+  open();
+  EXPECT_NE(members_->lost().find("members.db.damaged-1"), std::string::npos) << members_->lost();
+  EXPECT_EQ(sys::read_file(folder_.path() / "members.db.damaged-1").value_or(""),
+            std::string(5'000, 'x'));
+  EXPECT_TRUE(counts(node_));
 }
 
 // What is on disk lets nobody in: tokens are kept as hashes.
