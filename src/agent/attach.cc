@@ -15,6 +15,8 @@ namespace {
 
 constexpr std::chrono::milliseconds kFirstRetry{50};
 constexpr std::chrono::milliseconds kLastRetry{1'000};
+// Who is shut out stays so until a person does something.
+constexpr std::chrono::milliseconds kShutOutRetry{30'000};
 constexpr std::size_t kRememberedOrders = 1'000;
 
 }  // namespace
@@ -59,6 +61,7 @@ void Attachment::registered() {
   {
     std::lock_guard lock(mutex_);
     open_ = true;
+    ++registrations_;
   }
   changed_.notify_all();
 }
@@ -70,23 +73,35 @@ void Attachment::loop() {
   for (;;) {
     changed_.wait(lock, [this] { return open_ || stopping_; });
     if (stopping_) return;
+    const std::uint64_t registration = registrations_;
     lock.unlock();
     const auto began = std::chrono::steady_clock::now();
-    serve();
+    const grpc::Status status = serve();
     // A stream that lived for a while was a good one; one refused at once will be refused again.
-    if (std::chrono::steady_clock::now() - began > kLastRetry) retry = kFirstRetry;
+    const bool lived = std::chrono::steady_clock::now() - began > kLastRetry;
+    if (lived) retry = kFirstRetry;
+    note_end(status, lived);
+    const bool shut_out = status.error_code() == grpc::StatusCode::PERMISSION_DENIED;
     lock.lock();
-    changed_.wait_for(lock, retry, [this] { return stopping_; });
-    retry = std::min(retry * 2, kLastRetry);
+    changed_.wait_for(lock, retry, [&] { return stopping_ || registrations_ != registration; });
+    retry = std::min(retry * 2, shut_out ? kShutOutRetry : kLastRetry);
   }
 }
 
-void Attachment::serve() {
+// Once for each change, however often it is tried.
+void Attachment::note_end(const grpc::Status& status, bool lived) {
+  if (status.ok() || status.error_code() == grpc::StatusCode::CANCELLED) return;
+  if (!lived && status.error_message() == last_end_) return;
+  last_end_ = status.error_message();
+  spdlog::info("orders: stream ended: {}", last_end_);
+}
+
+grpc::Status Attachment::serve() {
   grpc::ClientContext context;
   context.set_wait_for_ready(true);
   {
     std::lock_guard lock(mutex_);
-    if (stopping_ || !open_) return;
+    if (stopping_ || !open_) return grpc::Status::OK;
     context_ = &context;
     // Under both locks, so that close() either sees this stream or comes before it.
     std::lock_guard dispatch(dispatch_mutex_);
@@ -112,9 +127,7 @@ void Attachment::serve() {
     std::lock_guard lock(mutex_);
     context_ = nullptr;
   }
-  const grpc::Status status = stream->Finish();
-  if (!status.ok() && status.error_code() != grpc::StatusCode::CANCELLED)
-    spdlog::info("orders: stream ended: {}", status.error_message());
+  return stream->Finish();
 }
 
 void Attachment::take_order(pb::Order order) {

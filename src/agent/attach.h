@@ -67,7 +67,8 @@ class Attachment {
   using Stream = grpc::ClientReaderWriter<pb::AgentMessage, pb::Order>;
 
   void loop();
-  void serve();
+  grpc::Status serve();
+  void note_end(const grpc::Status& status, bool lived);
   void take_order(pb::Order order);
   void write(const pb::OrderResult& result);
 
@@ -80,6 +81,7 @@ class Attachment {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool open_ = false;  // registered
+  std::uint64_t registrations_ = 0;
   bool stopping_ = false;
   grpc::ClientContext* context_ = nullptr;
 
@@ -90,6 +92,7 @@ class Attachment {
 
   std::mutex write_mutex_;  // one writer at a time; also guards stream_
   std::shared_ptr<Stream> stream_;
+  std::string last_end_;  // of the thread alone
   std::thread thread_;
 };
 
