@@ -1,6 +1,7 @@
 // Controller: the records it begins with, and what it does when they are lost.
 #include <time.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "base/clock.h"
@@ -18,6 +19,12 @@ constexpr std::chrono::milliseconds kCensusShutdownGrace{200};
 bool is_blank(const Loaded& loaded) {
   return loaded.jobs.empty() && loaded.nodes.empty() && loaded.events.empty() &&
          loaded.next_job_id == 1;
+}
+
+bool has_nodes(const Members& members) {
+  return std::ranges::any_of(members.list(), [](const v1::Identity& member) {
+    return member.kind() == v1::IDENTITY_NODE;
+  });
 }
 
 void wait_until_boot_ms(std::int64_t ms) {
@@ -39,7 +46,8 @@ Result<Loaded> Controller::load_state(const ControllerOptions& options, const co
   if (loaded && !is_blank(*loaded)) return loaded;
   if (!loaded && loaded.error().code() != ErrorCode::Damaged) return loaded;
   BATON_TRY(const Remnants remnants, find_remnants(*checkpoints_, *logs_));
-  if (loaded && remnants.empty()) return loaded;  // the first start
+  // A job that has just been started leaves nothing here, but its node has joined.
+  if (loaded && remnants.empty() && !has_nodes(*members_)) return loaded;  // the first start
 
   std::string why = "state.db was missing or empty";
   if (!loaded) {

@@ -1,5 +1,6 @@
 """Things break around a checkpoint: CRIU, disks, stored files, programs that CRIU refuses."""
 
+import json
 import os
 import pathlib
 import signal
@@ -225,12 +226,27 @@ def test_a_job_that_fails_is_restarted_as_asked(cluster):
 
 def test_a_program_that_could_not_be_restored_is_found_in_time(cluster):
     """A child in a mount namespace of its own: the dump succeeds, the restore can't."""
-    cluster.run("nested", "unshare", "-m", "sleep", "1000", flags=["--interval", "200ms"])
+    cluster.run("nested", "unshare", "-m", "sleep", "1000", flags=["--interval", "200ms", "--cap-add", "SYS_ADMIN"])
     job = cluster.until_job("nested", lambda job: job.get("unprotected_cause"), "the preflight says so")
     assert job["state"] == "running"
     cluster.fails("migrate", "nested", "--to", "node-2")
     assert cluster.job("nested")["state"] == "running"
     cluster.baton("kill", "nested")
+
+
+def test_a_power_cut_leaves_the_network_of_the_others_alone(make_cluster):
+    """The controller's hardware address was that of one of the nodes, and changed when this one was cut off."""
+    cluster = make_cluster("--nodes", "3")
+
+    def address():
+        found = subprocess.run(["nsenter", "--target", str(cluster.process.pid), "--net", "ip", "-json", "link", "show",
+                                "dev", "baton0"], capture_output=True, check=True)
+        return json.loads(found.stdout)[0]["address"]
+    before = address()
+    for number in (1, 2, 3):
+        cluster.power_cut(f"node-{number}")
+        until(lambda: not cluster.refresh() and not cluster.node(f"node-{number}")["up"], "it is off")
+        assert address() == before
 
 
 def lose_records(cluster, how):
@@ -254,6 +270,18 @@ def lose_records(cluster, how):
     os.kill(controller, signal.SIGKILL)
     until(lambda: not alive(controller), "the controller is dead")
     return database
+
+
+def test_a_job_that_left_nothing_runs_on_when_records_are_lost(make_cluster):
+    """Neither a checkpoint nor output: that a node had joined says that this is no first start."""
+    cluster = make_cluster("--nodes", "1", "--lease", f"{LEASE_MS}ms")
+    cluster.run("plain", "sleep", "100000", flags=["--no-checkpoint"])
+    before = cluster.until_running("plain")
+    lose_records(cluster, "delete")
+    until(lambda: cluster.raw("ps").returncode == 0, "the controller answers")
+    now = cluster.until_job("plain", lambda job: job["state"] == "running", "it runs")
+    assert now["generation"] == before["generation"]
+    cluster.baton("kill", "plain")
 
 
 @pytest.mark.parametrize("how", ["delete", "truncate", "header"])
