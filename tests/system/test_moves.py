@@ -116,8 +116,13 @@ WITNESS = """
 import os, sys, time
 out = open('/mnt/shared/witness', 'a', buffering=1)
 def sandbox():
-    # The number of a namespace is used again once it is gone; with its pid 1's birth it is unique.
-    return os.readlink('/proc/self/ns/pid') + open('/proc/1/stat').read().split()[21]
+    # The number of a namespace is used again once it is gone; with its pid 1's birth it is unique. Read until
+    # both are of one sandbox: the program may be moved in between.
+    found = None
+    while True:
+        before, found = found, os.readlink('/proc/self/ns/pid') + open('/proc/1/stat').read().split()[21]
+        if found == before:
+            return found
 i = 0
 while not os.path.exists('/mnt/shared/stop'):
     i += 1
