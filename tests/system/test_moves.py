@@ -131,11 +131,15 @@ while not os.path.exists('/mnt/shared/stop'):
 """
 
 
-def witness_job(cluster, workspace, *flags):
+def witness_job(cluster, workspace, *flags, interval="300ms"):
     shared = workspace / "shared"
     shared.mkdir()
     cluster.run("witness", "/usr/bin/python3", "-c", WITNESS,
-                flags=["--node", "node-1", "--interval", "300ms", "--volume", f"{shared}:/mnt/shared", *flags])
+                flags=["--node", "node-1", "--interval", interval, "--volume", f"{shared}:/mnt/shared", *flags])
+    if interval == "1h":
+        cluster.until_running("witness")
+        until(lambda: (shared / "witness").exists(), "it writes")
+        cluster.baton("checkpoint", "witness")
     cluster.until_checkpoint("witness")
     return shared
 
@@ -161,7 +165,8 @@ def test_fencing_without_the_agent(make_cluster, workspace, how):
     and only then does another start."""
     import time
     cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms", "--no-restart")
-    shared = witness_job(cluster, workspace)
+    # Not in the middle of a checkpoint: it would stand frozen until the lease runs out, and write no more.
+    shared = witness_job(cluster, workspace, interval="1h")
     agent = cluster.agent_pid("node-1")
     os.kill(agent, how)
     stopped_at = time.clock_gettime(time.CLOCK_MONOTONIC_RAW)
