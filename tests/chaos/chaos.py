@@ -2,8 +2,8 @@
 """Everything breaks, for minutes, on a real cluster of four nodes on this machine; the jobs must not notice.
 
 Twelve jobs that check themselves run while agents, nodes, the controller and CRIU are killed or stopped,
-links are cut both ways and one way or slowed down, disks are full, stored copies are damaged, clocks jump, and
-users move, drain and checkpoint. From outside, every few milliseconds, it is looked at whether two incarnations of
+links are cut both ways and one way or slowed down, disks are full, stored copies are damaged, and users
+move, drain and checkpoint. From outside, every few milliseconds, it is looked at whether two incarnations of
 a job run. At the end all is healed, every job has to run, and says whether its memory, its files and its
 kernel objects are right; what it printed must be exact, also for somebody who followed it all along.
 
@@ -35,8 +35,6 @@ LEASE_MS = 3000
 NODES = 4
 PATIENCE = 120  # seconds in which everything runs again once nothing breaks any more
 MARK = "CHAOS_JOB"
-FAKE_CLOCK = next(iter(sorted(pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
-CLOCK_STEP = 290  # seconds, twice that between two: certificates are good from ten minutes before they were made
 
 COUNTER = ["/usr/bin/python3", "-u", "-c",
            "import signal,sys,time\nended=[]\nsignal.signal(signal.SIGTERM,lambda *_:ended.append(1))\ni=0\n"
@@ -179,12 +177,10 @@ class Chaos:
         self.counts = collections.Counter()
         self.skipped = collections.Counter()
         self.violations = []
-        self.fills = []  # from when to when the disk was full, by the cluster's clock
+        self.fills = []  # from when to when the disk was full, wall clock
         self.full = []  # jobs that a write of their own ended while the disk was full
         self.journal = open(self.folder / "faults.log", "w", buffering=1)
         self.healers = []  # (when, what): what a fault leaves to be undone later
-        self.clock = self.folder / "clock"  # how far the clocks of controller and agents are off
-        self.clock_offset = 0
         self.slow_links = subprocess.run(["tc", "-V"], capture_output=True).returncode == 0
 
     # ---- set-up
@@ -193,12 +189,8 @@ class Chaos:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3g,mode=755", "baton-chaos", self.disk], check=True)
         policy = self.folder / "policy.toml"
         policy.write_text("migrate_on_overload = false\nmemory_threshold = 1.0\ncooldown_ms = 1000\n")
-        # Only the time of day can be set; nobody may set what leases are measured by.
-        self.clock.write_text("+0\n")
-        clock = {"LD_PRELOAD": str(FAKE_CLOCK), "FAKETIME_TIMESTAMP_FILE": str(self.clock), "FAKETIME_CACHE_DURATION": "1",
-                 "FAKETIME_DONT_FAKE_MONOTONIC": "1"} if FAKE_CLOCK else {}
         self.cluster = Cluster(self.disk / "data", "--nodes", str(NODES), "--lease", f"{LEASE_MS}ms",
-                               "--power-on-after", "2", "--policy", str(policy), env=clock)
+                               "--power-on-after", "2", "--policy", str(policy))
         for name, command in JOBS.items():
             self.cluster.run(name, *command, flags=["--interval", "700ms", "--env", f"{MARK}={name}", "--workdir", "/tmp"])
         for name in JOBS:
@@ -343,12 +335,11 @@ class Chaos:
                     file.write(block)
         except OSError:
             pass
-        since, offset = time.time(), self.clock_offset
+        since = time.time()
 
         def empty():
             filler.unlink(missing_ok=True)
-            offsets = (offset, self.clock_offset)
-            self.fills.append((since + min(offsets), time.time() + max(offsets)))
+            self.fills.append((since, time.time()))
         self.later(self.random.uniform(0.3, 2), empty)
         return True
 
@@ -373,16 +364,6 @@ class Chaos:
         except (OSError, IndexError):
             return False
 
-    def step_clock(self):
-        """Of the controller and of all agents, forward or back."""
-        if not FAKE_CLOCK:
-            return False
-        self.clock_offset = self.random.randint(-CLOCK_STEP, CLOCK_STEP)
-        step = self.clock.with_suffix(".new")
-        step.write_text(f"{self.clock_offset:+d}\n")
-        step.rename(self.clock)
-        return True
-
     # ---- what users do meanwhile
     def user(self, *arguments):
         """In the background; that it fails in this weather is no fault."""
@@ -405,7 +386,7 @@ class Chaos:
     FAULTS = [(kill_agent, 4), (stop_agent_shortly, 3), (stop_agent_past_its_lease, 2), (cut_power, 3),
               (kill_controller, 3), (stop_controller, 2), (kill_criu, 4), (stop_criu, 2), (cut_link, 3),
               (cut_link_to_controller, 2), (cut_link_from_controller, 2), (slow_link, 2), (fill_disk, 1),
-              (damage_a_copy, 3), (step_clock, 2), (migrate, 5), (checkpoint, 2), (drain, 1)]
+              (damage_a_copy, 3), (migrate, 5), (checkpoint, 2), (drain, 1)]
 
     # ---- the run
     def run(self):
