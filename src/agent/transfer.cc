@@ -9,7 +9,7 @@
 #include "base/fault.h"
 #include "store/hash.h"
 #include "sys/file.h"
-#include "wire/channel.h"
+#include "wire/file_parts.h"
 #include "wire/status.h"
 
 namespace baton::agent {
@@ -36,10 +36,6 @@ Result<std::vector<store::StoredFile>> list_files(const fs::path& directory) {
   std::ranges::sort(files, {}, &store::StoredFile::path);
   return files;
 }
-
-// A message need not be on its way before the next one is made: there may be hundreds of a few
-// bytes.
-grpc::WriteOptions more_follows() { return grpc::WriteOptions().set_buffer_hint(); }
 
 class Uploader {
  public:
@@ -90,8 +86,9 @@ class Uploader {
   Status send(const pb::UploadHeader& header, std::vector<store::StoredFile>& files) {
     pb::UploadPart first;
     *first.mutable_header() = header;
-    BATON_CHECK(write(first, more_follows()));
+    BATON_CHECK(write(first));
     for (auto& file : files) BATON_CHECK(send_file(file));
+    BATON_CHECK(parts_.flush());
     BATON_CHECK(fault("agent.upload.before_commit"));
     pb::UploadPart done;
     done.set_done(true);
@@ -99,45 +96,49 @@ class Uploader {
   }
 
   Status send_file(store::StoredFile& file) {
-    pb::UploadPart message;
-    pb::FilePart& part = *message.mutable_file();
-    part.set_path(file.path);
-    part.set_size(file.size);
-    part.set_mode(file.mode);
+    auto begin = [&](pb::FilePart& part) {
+      part.set_path(file.path);
+      part.set_size(file.size);
+      part.set_mode(file.mode);
+    };
     const std::string hash(store::shared_file_hash(file.path));
     if (in_store_.contains(hash)) {
+      BATON_TRY(pb::FilePart* const part, parts_.next(0));
+      begin(*part);
       file.xxh3_128 = hash;
-      part.set_xxh3_128(hash);
-      part.set_in_store(true);
-      part.set_last(true);
-      return write(message, more_follows());
+      part->set_xxh3_128(hash);
+      part->set_in_store(true);
+      part->set_last(true);
+      return {};
     }
     BATON_TRY(Fd fd, sys::open_file(directory_ / file.path, O_RDONLY));
     store::Hasher hasher;
     std::uint64_t left = file.size;
     do {
-      std::string& data = *part.mutable_data();
-      data.resize(std::min<std::uint64_t>(left, wire::kChunkBytes));
+      const auto size = std::min<std::uint64_t>(left, wire::kChunkBytes);
+      BATON_TRY(pb::FilePart* const part, parts_.next(size));
+      if (left == file.size) begin(*part);
+      std::string& data = *part->mutable_data();
+      data.resize(size);
       BATON_CHECK_CTX(sys::pread_all(fd.get(), data.data(), data.size(), file.size - left),
                       (directory_ / file.path).string());
       hasher.update(data);
       left -= data.size();
       if (left == 0) {
         file.xxh3_128 = hasher.hex();
-        part.set_xxh3_128(file.xxh3_128);
-        part.set_last(true);
+        part->set_xxh3_128(file.xxh3_128);
+        part->set_last(true);
       }
       if (throttle_) throttle_->pass(data.size(), superseded_, cancel_);
-      BATON_CHECK(write(message, more_follows()));
-      part.clear_path();
-      part.clear_size();
-      part.clear_mode();
     } while (left > 0);
     return {};
   }
 
-  Status write(const pb::UploadPart& part, grpc::WriteOptions options = {}) {
+  Status write(const pb::UploadPart& part) {
     if (superseded_) return fail(ErrorCode::Cancelled, "a newer checkpoint takes its place");
+    // Done once it was handed on, not once it is on its way: the next one is made meanwhile.
+    const auto options =
+        part.done() ? grpc::WriteOptions() : grpc::WriteOptions().set_buffer_hint();
     if (!stream_->Write(part, options)) return fail(ErrorCode::Unavailable, "the connection broke");
     return {};
   }
@@ -148,6 +149,7 @@ class Uploader {
   CancelToken& cancel_;
   Throttle* const throttle_;
   std::set<std::string> in_store_;
+  wire::FileParts<pb::UploadPart> parts_{[this](const auto& message) { return write(message); }};
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientWriter<pb::UploadPart>> stream_;
 };
@@ -250,11 +252,14 @@ Result<ControllerLink::Download> download_checkpoint(
         return result;
       }
       status = files.begin();
-    } else if (part.has_file()) {
-      status = fault("agent.download.part");
-      if (status) status = files.take(part.file());
-      // What is not read yet keeps the other side from sending more.
-      if (throttle) throttle->pass(part.file().data().size(), never, cancel);
+    } else if (part.has_files()) {
+      for (const pb::FilePart& file : part.files().parts()) {
+        status = fault("agent.download.part");
+        if (status) status = files.take(file);
+        if (!status) break;
+        // What is not read yet keeps the other side from sending more.
+        if (throttle) throttle->pass(file.data().size(), never, cancel);
+      }
     } else {
       done = part.done();
     }

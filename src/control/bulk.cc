@@ -8,7 +8,7 @@
 #include "control/convert.h"
 #include "control/retention.h"
 #include "store/reader.h"
-#include "wire/channel.h"
+#include "wire/file_parts.h"
 
 namespace baton::control {
 namespace {
@@ -50,8 +50,8 @@ Result<CheckpointNumber> Bulk::upload(grpc::ServerReaderInterface<v1::UploadPart
     BATON_TRY(auto upload, context_.loop.stores().checkpoints.begin_upload(JobId(header.job_id())));
     while (stream.Read(&part)) {
       if (part.done()) return commit(*upload, header, allowed);
-      if (!part.has_file()) return fail(ErrorCode::InvalidArgument, "a part without content");
-      BATON_CHECK(take_file(*upload, part.file()));
+      if (!part.has_files()) return fail(ErrorCode::InvalidArgument, "a part without content");
+      for (const v1::FilePart& file : part.files().parts()) BATON_CHECK(take_file(*upload, file));
     }
     upload->keep_what_came();
     return fail(ErrorCode::Cancelled, "it was broken off");
@@ -158,12 +158,11 @@ Status Bulk::download(const v1::DownloadRequest& request,
     return {};
   });
   BATON_CHECK(known);
-  // A file's part need not be on its way before the next one is made: there may be hundreds of a
-  // few bytes. What comes before all else takes the stream's metadata along, which no write waits
-  // for.
+  // Files need not be on their way before the next ones are read. What comes before all else takes
+  // the stream's metadata along, which no write waits for.
   auto send = [&](const v1::DownloadPart& message) -> Status {
     grpc::WriteOptions options;
-    if (message.has_file()) options.set_buffer_hint();
+    if (message.has_files()) options.set_buffer_hint();
     if (stream.Write(message, options)) return {};
     return fail(ErrorCode::Cancelled, "the download was broken off");
   };
@@ -171,30 +170,34 @@ Status Bulk::download(const v1::DownloadRequest& request,
   BATON_CHECK(send(part));
   const std::set<std::string, std::less<>> have(request.have_xxh3_128().begin(),
                                                 request.have_xxh3_128().end());
+  wire::FileParts<v1::DownloadPart> parts(send);
   for (const auto& file : reader->manifest().files) {
-    v1::FilePart& out = *part.mutable_file();
-    out.Clear();
-    out.set_path(file.path);
-    out.set_size(file.size);
-    out.set_mode(file.mode);
+    auto begin = [&](v1::FilePart& out) {
+      out.set_path(file.path);
+      out.set_size(file.size);
+      out.set_mode(file.mode);
+    };
     if (have.contains(store::shared_file_hash(file.path))) {
-      out.set_xxh3_128(file.xxh3_128);
-      out.set_in_store(true);
-      out.set_last(true);
-      BATON_CHECK(send(part));
+      BATON_TRY(v1::FilePart* const out, parts.next(0));
+      begin(*out);
+      out->set_xxh3_128(file.xxh3_128);
+      out->set_in_store(true);
+      out->set_last(true);
       continue;
     }
-    BATON_CHECK(reader->read(file, wire::kChunkBytes, [&](std::string_view data, bool last) {
-      out.set_data(data.data(), data.size());
-      out.set_last(last);
-      if (last) out.set_xxh3_128(file.xxh3_128);
-      Status sent = send(part);
-      out.clear_path();
-      out.clear_size();
-      out.clear_mode();
-      return sent;
-    }));
+    bool begun = false;
+    auto add = [&](std::string_view data, bool last) -> Status {
+      BATON_TRY(v1::FilePart* const out, parts.next(data.size()));
+      if (!std::exchange(begun, true)) begin(*out);
+      out->set_data(data.data(), data.size());
+      out->set_last(last);
+      if (last) out->set_xxh3_128(file.xxh3_128);
+      return {};
+    };
+    BATON_CHECK(reader->read(file, wire::kChunkBytes, add));
   }
+  BATON_CHECK(parts.flush());
+  part.Clear();
   part.set_done(true);
   return send(part);
 }

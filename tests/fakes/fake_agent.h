@@ -146,7 +146,8 @@ class FakeAgent {
     part.mutable_header()->mutable_info()->set_taken_wall_ms(taken_wall_ms);
     stream->Write(part);
     for (const auto& [path, data] : files) {
-      v1::FilePart& file = *part.mutable_file();
+      part.mutable_files()->clear_parts();
+      v1::FilePart& file = *part.mutable_files()->add_parts();
       file.set_path(path);
       file.set_size(data.size());
       file.set_mode(0600);
@@ -174,9 +175,10 @@ class FakeAgent {
     std::string path;
     v1::DownloadPart part;
     while (stream->Read(&part)) {
-      if (!part.has_file()) continue;
-      if (!part.file().path().empty()) path = part.file().path();
-      files[path] += part.file().data();
+      for (const v1::FilePart& file : part.files().parts()) {
+        if (!file.path().empty()) path = file.path();
+        files[path] += file.data();
+      }
     }
     BATON_CHECK(wire::check(stream->Finish()));
     return files;

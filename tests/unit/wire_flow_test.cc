@@ -42,13 +42,13 @@ class Peer final : public v1::Cluster::Service {
   grpc::Status UploadCheckpoint(grpc::ServerContext*, grpc::ServerReader<v1::UploadPart>* stream,
                                 v1::UploadReply*) override {
     v1::UploadPart part;
-    while (stream->Read(&part)) race_.read(part.file().data());
+    while (stream->Read(&part)) race_.read(part.files().parts(0).data());
     return grpc::Status::OK;
   }
   grpc::Status DownloadCheckpoint(grpc::ServerContext*, const v1::DownloadRequest*,
                                   grpc::ServerWriter<v1::DownloadPart>* stream) override {
     v1::DownloadPart part;
-    part.mutable_file()->mutable_data()->resize(kChunkBytes, 'x');
+    part.mutable_files()->add_parts()->mutable_data()->resize(kChunkBytes, 'x');
     for (std::uint64_t i = 0; i < kMessages && stream->Write(part); ++i) race_.written();
     return grpc::Status::OK;
   }
@@ -83,7 +83,7 @@ TEST_F(Flow, AServerThatReadsSlowlyKeepsTheClientFromSending) {
   v1::UploadReply reply;
   const auto stream = stub_->UploadCheckpoint(&context, &reply);
   v1::UploadPart part;
-  part.mutable_file()->mutable_data()->resize(kChunkBytes, 'x');
+  part.mutable_files()->add_parts()->mutable_data()->resize(kChunkBytes, 'x');
   for (std::uint64_t i = 0; i < kMessages; ++i) {
     ASSERT_TRUE(stream->Write(part, grpc::WriteOptions().set_buffer_hint()));
     race_.written();
@@ -98,7 +98,7 @@ TEST_F(Flow, AClientThatReadsSlowlyKeepsTheServerFromSending) {
   grpc::ClientContext context;
   const auto stream = stub_->DownloadCheckpoint(&context, v1::DownloadRequest());
   v1::DownloadPart part;
-  while (stream->Read(&part)) race_.read(part.file().data());
+  while (stream->Read(&part)) race_.read(part.files().parts(0).data());
   EXPECT_TRUE(stream->Finish().ok());
   EXPECT_EQ(race_.messages_read(), kMessages);
   EXPECT_LE(race_.ahead_max(), kAheadMax);
