@@ -212,7 +212,10 @@ void Incarnation::preflight_done(const Status& status) {
     preflight_pause_ms_ = 0;
     return;
   }
-  if (status.error().code() == ErrorCode::Cancelled) return;
+  if (status.error().code() == ErrorCode::Cancelled) {
+    preflight_wanted_ = true;  // it gave way to something
+    return;
+  }
   spdlog::warn("{}: preflight failed: {}", name(), status.error().message());
   // It may have been this node's momentary state; look again, but less and less often.
   preflight_pause_ms_ =

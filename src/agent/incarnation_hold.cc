@@ -13,6 +13,7 @@ namespace baton::agent {
 void Incarnation::freeze(const pb::Order& order) {
   if (node_.criu_version.empty())
     return answer(order.order_id(), fail(ErrorCode::Unfit, node_.criu_problem));
+  if (preflight_) preflight_->give_way();
   finish_shipment(true);
   schedule_->begun(node_.now_ns() / 1'000'000);
   hold_answered_ = false;

@@ -4,13 +4,13 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstring>
 
+#include "agent/priority.h"
 #include "agent/specs.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -26,7 +26,7 @@ namespace fs = std::filesystem;
 constexpr std::int64_t kLifetimeNs = std::int64_t{10} * 60 * 1'000'000'000;
 
 void lower_priority() {
-  ::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), 19);
+  lower_priority_of(0);  // this thread
   constexpr int kIdleClass = 3 << 13;
   ::syscall(SYS_ioprio_set, 1 /* this thread */, 0, kIdleClass);
 }
@@ -73,7 +73,7 @@ void Preflight::clean_up() {
 }
 
 void Preflight::cancel() {
-  cancelled_ = true;
+  give_way();
   if (auto sandbox = sandbox_.load()) (void)sandbox->kill();
 }
 
@@ -120,10 +120,11 @@ Status Preflight::run(std::string* log_tail) {
   BATON_TRY(auto created, node_.sandboxes.create(spec));
   std::shared_ptr<Sandbox> sandbox = std::move(created);
   sandbox_ = sandbox;
-  if (cancelled_) return fail(ErrorCode::Cancelled, "preflight cancelled");
+  if (given_up_.stop_requested()) return fail(ErrorCode::Cancelled, "preflight cancelled");
   BATON_CHECK(sandbox->set_die_with_agent(true));
   BATON_CHECK(fault("agent.preflight.before_restore"));
-  return node_.engine.restore(*sandbox, copy_->directory(), {.leave_stopped_then_kill = true},
+  return node_.engine.restore(*sandbox, copy_->directory(),
+                              {.leave_stopped_then_kill = true, .given_up = given_up_.get_token()},
                               log_tail);
 }
 

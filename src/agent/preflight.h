@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "agent/context.h"
@@ -24,6 +25,9 @@ class Preflight {
   void clean_up();
   // From another thread: makes run() return soon.
   void cancel();
+  // From another thread, which can't wait: the processor is wanted for something urgent. What is
+  // still to be read is left; run() returns Cancelled then.
+  void give_way() { given_up_.request_stop(); }
 
  private:
   Status check_memory() const;
@@ -37,7 +41,7 @@ class Preflight {
   const std::filesystem::path directory_;
   std::vector<std::filesystem::path> mounts_;
   std::atomic<std::shared_ptr<Sandbox>> sandbox_;
-  std::atomic<bool> cancelled_ = false;
+  std::stop_source given_up_;
 };
 
 // Mounts and folders of preflights that an earlier agent did not finish.

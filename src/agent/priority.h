@@ -24,6 +24,12 @@ inline void prefer_thread() {
   ::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), -10);
 }
 
+// A thread, and what it starts, gets what others leave of the processors: for work that nobody
+// waits for. Not SCHED_IDLE: it may hold a lock that somebody does wait for.
+inline void lower_priority_of(pid_t thread) {
+  ::setpriority(PRIO_PROCESS, static_cast<id_t>(thread), 19);
+}
+
 // The thread does not wait for a processor behind what else the node runs. Best effort.
 inline bool raise_to_hasty(pid_t thread) {
   sched_param parameters{};

@@ -188,4 +188,10 @@ std::vector<pid_t> process_tree(pid_t root) {
   return tree;
 }
 
+pid_t pid_behind(const Fd& pidfd) {
+  const auto info = read_file(fmt::format("/proc/self/fdinfo/{}", pidfd.get()));
+  const auto at = info ? info->find("Pid:") : std::string::npos;
+  return at == std::string::npos ? 0 : std::max(0, std::atoi(info->c_str() + at + 4));
+}
+
 }  // namespace baton::sys

@@ -64,5 +64,7 @@ Result<std::vector<pid_t>> namespace_pids(pid_t pid);
 // One that ends meanwhile is left out.
 std::vector<pid_t> process_tree(pid_t root);
 std::vector<pid_t> child_processes(pid_t pid);
+// Whom a pidfd is of, as this process sees it. 0: it has ended, or is not to be seen from here.
+pid_t pid_behind(const Fd& pidfd);
 
 }  // namespace baton::sys

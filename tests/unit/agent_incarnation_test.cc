@@ -232,6 +232,27 @@ TEST_F(IncarnationTest, FailedPreflightIsReportedAndTheJobRunsOn) {
   EXPECT_FALSE(sandbox()->exit());
 }
 
+// A job that stands still does not share the processor with a proof that nobody waits for.
+TEST_F(IncarnationTest, APreflightGivesWayToAFreezeAndIsMadeUpFor) {
+  std::atomic<bool> began = false, gave_way = false;
+  engine_.on_restore = [&](const RestoreOptions& options) -> Status {
+    if (began.exchange(true)) return {};
+    while (!options.given_up.stop_requested()) std::this_thread::yield();
+    gave_way = true;
+    return fail(ErrorCode::Cancelled, "given up");
+  };
+  result_of(start(1, spec(20)));
+  ASSERT_TRUE(link_.wait_until([&](FakeLink&) { return began.load(); }));
+  EXPECT_EQ(result_of(freeze()).failure(), pb::FAILURE_NONE);
+  EXPECT_TRUE(link_.wait_until([&](FakeLink& link) {
+    return gave_way && std::ranges::none_of(link.reports_, &pb::CheckpointReport::preflight);
+  }));
+  result_of(release(false));
+  EXPECT_TRUE(link_.wait_until([](FakeLink& link) {
+    return std::ranges::any_of(link.reports_, &pb::CheckpointReport::preflight);
+  }));
+}
+
 // Where the checkpoint was taken nothing can be missing that it holds: it will be missing
 // elsewhere.
 TEST_F(IncarnationTest, APreflightThatMissesAFileIsReported) {

@@ -17,7 +17,7 @@ using testing::HasSubstr;
 using testing::StartsWith;
 
 const int faults_enabled = ::setenv("BATON_FAULTS", "", 0);
-constexpr RestoreOptions lazily{.memory = RestoreMemory::Lazy};
+const RestoreOptions lazily{.memory = RestoreMemory::Lazy};
 
 class LazyMemoryTest : public EngineTest {
  protected:
@@ -56,6 +56,12 @@ class LazyMemoryTest : public EngineTest {
     argv.insert(argv.end(), more.begin(), more.end());
     return checkpoint_of(argv);
   }
+  static fs::path largest_file(const fs::path& folder) {
+    fs::path largest;
+    for (const auto& file : fs::directory_iterator(folder))
+      if (largest.empty() || file.file_size() > fs::file_size(largest)) largest = file.path();
+    return largest;
+  }
   static void expect_good(Sandbox& sandbox) {
     ASSERT_TRUE(sandbox.signal(SIGUSR1));
     SandboxExit end = await_end(sandbox);
@@ -79,6 +85,37 @@ TEST_F(LazyMemoryTest, EveryPageComesByItself) {
   ASSERT_TRUE(restored) << restored.error().message() << "\n" << log_tail_;
   ASSERT_TRUE(engine_->finish_restore(**restored));
   expect_good(**restored);
+}
+
+// Without writing them anywhere: what a disk has to take, others wait for.
+TEST_F(LazyMemoryTest, APreflightReadsEveryPage) {
+  const fs::path checkpoint = checkpoint_of_memwork();
+  const RestoreOptions preflight{.memory = RestoreMemory::Lazy, .leave_stopped_then_kill = true};
+  auto proven = restore(checkpoint, preflight);
+  ASSERT_TRUE(proven) << proven.error().message() << "\n" << log_tail_;
+  EXPECT_EQ(await_end(**proven).kind, SandboxExit::Kind::Killed);
+  std::uint64_t written = 0;
+  for (const auto& file : fs::directory_iterator((*proven)->images_directory()))
+    if (file.is_regular_file()) written += file.file_size();
+  EXPECT_LT(written, 4u << 20);
+
+  const fs::path pack = largest_file(checkpoint / "packs");
+  const auto size = static_cast<std::streamoff>(fs::file_size(pack));
+  std::fstream(pack, std::ios::in | std::ios::out | std::ios::binary).seekp(size / 2).put('!');
+  proven = restore(checkpoint, preflight);
+  ASSERT_FALSE(proven);
+  EXPECT_EQ(proven.error().code(), ErrorCode::Damaged) << proven.error().message();
+}
+
+TEST_F(LazyMemoryTest, APreflightThatIsGivenUpEndsBeforeCriuBegins) {
+  const fs::path checkpoint = checkpoint_of_memwork();
+  std::stop_source given_up;
+  given_up.request_stop();
+  auto proven = restore(checkpoint, {.memory = RestoreMemory::Lazy,
+                                     .leave_stopped_then_kill = true,
+                                     .given_up = given_up.get_token()});
+  ASSERT_FALSE(proven);
+  EXPECT_EQ(proven.error().code(), ErrorCode::Cancelled) << proven.error().message();
 }
 
 TEST_F(LazyMemoryTest, ALayoutThatChangesBeforeThePagesCome) {

@@ -106,6 +106,19 @@ TEST_F(PageStoreTest, HoldsTheNewestCopies) {
   }
 }
 
+// A restore begins with the last one, so that has to be what was written last, wherever it lies.
+TEST_F(PageStoreTest, PacksAreNamedInTheOrderTheyWereMadeIn) {
+  for (std::uint64_t page : {5, 9, 1, 7}) {
+    ASSERT_TRUE(put(page, page));
+    ASSERT_TRUE(packs_->seal());
+  }
+  const store::PageMap map = store_->map();
+  ASSERT_EQ(map.packs.size(), 4u);
+  std::map<std::uint64_t, std::uint32_t> pack_of;
+  for (const store::MapRun& run : map.runs) pack_of[(run.address - base) / page_bytes] = run.pack;
+  EXPECT_EQ(pack_of, (std::map<std::uint64_t, std::uint32_t>{{5, 0}, {9, 1}, {1, 2}, {7, 3}}));
+}
+
 TEST_F(PageStoreTest, NamesWhatItLacks) {
   ASSERT_TRUE(store_->put(base, content_of(0, 1) + content_of(1, 1)));
   EXPECT_EQ(store_->missing(from_pages({0, 1, 2, 600})).runs(), from_pages({2, 600}).runs());

@@ -1,5 +1,8 @@
 #include <gmock/gmock.h>
 
+#include <map>
+#include <random>
+
 #include "agent/engine/pending_pages.h"
 
 namespace baton::agent {
@@ -51,6 +54,48 @@ TEST(PendingPages, WhatIsMovedIsFoundThereAndByItsImage) {
   EXPECT_THAT(
       pending.from_image(p(0), p(4)),
       ElementsAre(Piece{p(0), p(1), p(0)}, Piece{p(1), p(3), p(1)}, Piece{p(3), p(4), p(3)}));
+}
+
+// Against a table of each page, while pages move, come and go.
+TEST(PendingPages, MovesAtRandomAreKeptTrackOf) {
+  constexpr std::uint64_t pages = 60;
+  std::mt19937 random(3);
+  for (int round = 0; round < 200; ++round) {
+    PendingPages pending;
+    std::map<std::uint64_t, std::uint64_t> model;  // place -> image
+    pending.add(p(0), p(40));
+    for (std::uint64_t page = 0; page < 40; ++page) model[page] = page;
+    for (int step = 0; step < 20; ++step) {
+      const std::uint64_t start = random() % 50, end = start + 1 + random() % 10;
+      if (random() % 2 == 0) {
+        pending.drop(p(start), p(end));
+        for (std::uint64_t page = start; page < end; ++page) model.erase(page);
+        continue;
+      }
+      const std::uint64_t to = random() % (pages - 10);
+      if (to < end && start < to + (end - start)) continue;  // the kernel takes no such move
+      pending.move(p(start), p(end), p(to));
+      std::map<std::uint64_t, std::uint64_t> moving;
+      for (std::uint64_t page = start; page < end; ++page)
+        if (auto moved = model.extract(page)) moving[to + page - start] = moved.mapped();
+      for (std::uint64_t page = to; page < to + (end - start); ++page) model.erase(page);
+      model.merge(moving);
+    }
+    std::map<std::uint64_t, std::uint64_t> by_image;
+    for (auto [place, image] : model) {
+      ASSERT_EQ(pending.image_of(p(place)), p(image));
+      by_image[image] = place;
+    }
+    EXPECT_EQ(pending.bytes(), model.size() * 4096);
+    for (std::uint64_t image = 0; image < 40; ++image) {
+      const auto found = pending.from_image(p(image), p(image + 1));
+      ASSERT_EQ(found.size(), by_image.count(image));
+      if (!found.empty()) {
+        EXPECT_EQ(found[0].start, p(by_image[image]));
+      }
+      EXPECT_EQ(pending.awaits(p(image), p(image + 1)), !found.empty());
+    }
+  }
 }
 
 }  // namespace

@@ -24,8 +24,13 @@ using sys::page_bytes;
 // Writes the pages of one process in the order of addresses.
 class PagesFile {
  public:
-  PagesFile(Fd out, Fd dumped, const store::PageMap& map, OpenPacks& packs)
-      : out_(std::move(out)), dumped_(std::move(dumped)), map_(map), packs_(packs) {}
+  PagesFile(Fd out, Fd dumped, const store::PageMap& map, OpenPacks& packs,
+            const std::stop_token& given_up)
+      : out_(std::move(out)),
+        dumped_(std::move(dumped)),
+        map_(map),
+        packs_(packs),
+        given_up_(given_up) {}
 
   // The next pages of CRIU's own file.
   Status add_dumped(std::uint64_t pages) {
@@ -45,6 +50,7 @@ class PagesFile {
     for (auto at = static_cast<std::uint32_t>(run.first + skip); pages > 0;) {
       auto count =
           static_cast<std::uint32_t>(std::min<std::uint64_t>(pages, buffer_.size() / page_bytes));
+      if (given_up_.stop_requested()) return fail(ErrorCode::Cancelled, "it was given up");
       BATON_CHECK(pack->read(at, count, buffer_.data()));
       BATON_CHECK(sys::write_all(out_.get(), {buffer_.data(), count * page_bytes}));
       at += count;
@@ -65,6 +71,7 @@ class PagesFile {
   Fd dumped_;
   const store::PageMap& map_;
   OpenPacks& packs_;
+  const std::stop_token& given_up_;
   std::uint64_t dumped_offset_ = 0;
   std::vector<char> buffer_ = std::vector<char>(256 << 10);
 };
@@ -148,7 +155,8 @@ Status unmark_process(const fs::path& from, const fs::path& to, Assembled& made)
 
 // The images of one process; `made` gets their names, and what is left out.
 Status assemble_process(const fs::path& from, std::uint32_t pid, store::PageMap map,
-                        OpenPacks& packs, const fs::path& to, bool lazily, Assembled& made) {
+                        OpenPacks& packs, const fs::path& to, bool lazily,
+                        const std::stop_token& given_up, Assembled& made) {
   BATON_TRY(criu::PagemapImage image, criu::read_pagemap(criu::pagemap_path(from, pid)));
   fs::path their_pages = criu::pages_path(from, image.pages_id);
   Fd dumped;
@@ -157,7 +165,7 @@ Status assemble_process(const fs::path& from, std::uint32_t pid, store::PageMap 
   }
   fs::path pages_path = criu::pages_path(to, image.pages_id);
   BATON_TRY(Fd out, sys::open_file(pages_path, O_WRONLY | O_CREAT | O_EXCL, 0600));
-  PagesFile file(std::move(out), std::move(dumped), map, packs);
+  PagesFile file(std::move(out), std::move(dumped), map, packs, given_up);
   criu::PagemapImage complete{image.pages_id, {}};
   auto name = [&](std::uint64_t address, std::uint64_t pages, std::uint32_t flags) {
     auto& runs = complete.runs;
@@ -209,12 +217,13 @@ Status assemble_process(const fs::path& from, std::uint32_t pid, store::PageMap 
 }  // namespace
 
 Result<Assembled> assemble_memory(const fs::path& checkpoint, PageMaps maps, OpenPacks& packs,
-                                  const fs::path& images, bool lazy) {
+                                  const fs::path& images, bool lazy,
+                                  const std::stop_token& given_up) {
   Assembled made;
   for (auto& [pid, map] : maps)
     BATON_CHECK(assemble_process(checkpoint / layout::images_folder,
                                  static_cast<std::uint32_t>(pid), std::move(map), packs, images,
-                                 lazy, made));
+                                 lazy, given_up, made));
   if (!lazy) return made;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(checkpoint / layout::images_folder, error)) {

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <set>
+#include <stop_token>
 #include <string>
 
 #include "agent/engine/lazy_memory.h"
@@ -26,9 +27,10 @@ using PageMaps = std::map<pid_t, store::PageMap>;
 // Writes the images of memory of all processes that have a map into `images`. There, the others of
 // `checkpoint` are to be added by the caller: the result names the files that are made. `packs`:
 // the checkpoint's. `lazy`: pages that CRIU can restore lazily are only named in them. Damaged: the
-// checkpoint isn't whole; the message names the file.
+// checkpoint isn't whole; the message names the file. Cancelled: given up.
 Result<Assembled> assemble_memory(const std::filesystem::path& checkpoint, PageMaps maps,
-                                  OpenPacks& packs, const std::filesystem::path& images, bool lazy);
+                                  OpenPacks& packs, const std::filesystem::path& images, bool lazy,
+                                  const std::stop_token& given_up = {});
 // Tracked memory in a checkpoint, zeroes aside. What processes share since a fork counts for each
 // of them in the first figure, and once in the second.
 struct TrackedBytes {

@@ -22,6 +22,7 @@
 #include "sys/file.h"
 #include "sys/ipc_state.h"
 #include "sys/mounts.h"
+#include "sys/process.h"
 #include "sys/process_attributes.h"
 
 namespace baton::agent {
@@ -60,13 +61,6 @@ std::uint64_t free_bytes(const fs::path& directory) {
   struct statvfs info {};
   if (::statvfs(directory.c_str(), &info) != 0) return ~std::uint64_t{0};
   return std::uint64_t{info.f_bavail} * info.f_frsize;
-}
-
-// 0: unknown.
-pid_t pid_of(const Fd& pidfd) {
-  auto info = sys::read_file(fmt::format("/proc/self/fdinfo/{}", pidfd.get()));
-  auto at = info ? info->find("Pid:") : std::string::npos;
-  return at == std::string::npos ? 0 : std::max(0, std::atoi(info->c_str() + at + 4));
 }
 
 // Nothing tells somebody else than a parent that a process has stopped.
@@ -140,7 +134,7 @@ Status CheckpointRun::dump(const Hold& hold) {
   without_ipc_ = foreknowledge_ == Foreknowledge::Use && has_nothing_of_ipc(processes);
   BATON_TRY(CriuWorker worker,
             sandbox_.launch_criu({}, without_ipc_ ? CriuIpc::Tree : CriuIpc::Outside));
-  const pid_t worker_pid = pid_of(worker.pidfd);
+  const pid_t worker_pid = sys::pid_behind(worker.pidfd);
   criu::Session session(std::move(worker.socket), std::move(worker.pidfd));
   criu::SessionOptions options;
   BATON_TRY(options.images_dir, link_images(sandbox_));

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -86,6 +87,7 @@ enum class RestoreMemory { Auto, Eager, Lazy };
 struct RestoreOptions {
   RestoreMemory memory = RestoreMemory::Auto;
   bool leave_stopped_then_kill = false;  // preflight: prove that it restores, never let it run
+  std::stop_token given_up;              // looked at until CRIU begins: Cancelled
 };
 
 // What Sandbox::create() has to be told so that restore() can fill the sandbox.

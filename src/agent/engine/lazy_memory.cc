@@ -31,7 +31,6 @@ constexpr const char* kSocketName = "lazy-pages.socket";
 constexpr std::uint32_t kRestoreFinished = 0x52535446;
 
 constexpr int kBackgroundThreads = 2;
-constexpr std::uint32_t kItemPages = 64;  // 256 KiB: a cache's worth, and soon let go of the lock
 constexpr std::uint32_t kHotPages = 512;
 constexpr int kChangingPollMs = 1;
 
@@ -63,22 +62,6 @@ LazyMemory::LazyMemory(std::unique_ptr<SandboxGuard> guard, OpenPacks packs,
     family->lazy = std::move(lazy);
     families_[pid] = std::move(family);
   }
-}
-
-void LazyMemory::Family::plan_copying() {
-  for (const store::MapRun& run : lazy.map.runs) {
-    if (run.pack == store::kZeroPages) continue;
-    for (std::uint64_t at = 0; at < run.pages;) {
-      // Ends where an extent of the pack does.
-      const std::uint64_t first = run.first + at;
-      const std::uint64_t count = std::min(run.pages - at, kItemPages - first % kItemPages);
-      items.push_back({run.address + at * page_bytes, static_cast<std::uint32_t>(count), run.pack,
-                       static_cast<std::uint32_t>(first)});
-      at += count;
-    }
-  }
-  // What was written last will be written next: packs are named in the order they were made.
-  std::ranges::stable_sort(items, std::greater<>(), &Item::pack);
 }
 
 LazyMemory::~LazyMemory() {
@@ -123,13 +106,13 @@ Status LazyMemory::ready() {
 // each of these would cost more than to bring them now, while it stands still.
 Status LazyMemory::copy_hot() {
   OpenPacks packs = packs_.another();
-  std::vector<char> buffer(kItemPages * page_bytes);
+  std::vector<char> buffer(CopyPlan::kMostPages * page_bytes);
   for (std::uint32_t pages = 0; pages < kHotPages;) {
     std::unique_lock lock(mutex_);
-    const auto next = next_item();
+    const auto next = next_step();
     lock.unlock();
     if (!next) break;
-    BATON_CHECK(copy_item(*next->first, next->second, packs, buffer));
+    BATON_CHECK(copy_step(*next->first, next->second, packs, buffer));
     pages += next->second.pages;
   }
   return {};
@@ -202,7 +185,7 @@ void LazyMemory::serve() {
     // Here, since CRIU is at work meanwhile.
     for (auto& [pid, family] : families_) {
       BATON_CHECK(packs_.open_all(family->lazy.map));
-      family->plan_copying();
+      family->plan = CopyPlan(family->lazy.map);
     }
     {
       std::lock_guard lock(mutex_);
@@ -378,22 +361,22 @@ Status LazyMemory::serve_fault(Family& family, Space& space, std::uint64_t addre
 
 // ------------------------------------------------------------------ in the background
 
-std::optional<std::pair<LazyMemory::Family*, LazyMemory::Item>> LazyMemory::next_item() {
+std::optional<std::pair<LazyMemory::Family*, CopyStep>> LazyMemory::next_step() {
   for (auto& [pid, family] : families_)
-    while (family->next < family->items.size()) {
-      const Item& item = family->items[family->next++];
-      const std::uint64_t end = item.image + item.pages * page_bytes;
+    while (const auto step = family->plan.next()) {
       const bool wanted = std::ranges::any_of(family->spaces, [&](const auto& space) {
-        return !space->pending.from_image(item.image, end).empty();
+        return std::ranges::any_of(step->pieces, [&](const CopyPiece& piece) {
+          return space->pending.awaits(piece.address, piece.address + piece.pages * page_bytes);
+        });
       });
-      if (wanted) return std::pair(family.get(), item);
+      if (wanted) return std::pair(family.get(), *step);
     }
   return std::nullopt;
 }
 
 void LazyMemory::copy_in_background() {
   ::pthread_setname_np(::pthread_self(), "page-copy");
-  std::vector<char> buffer(kItemPages * page_bytes);
+  std::vector<char> buffer(CopyPlan::kMostPages * page_bytes);
   auto work = [&]() -> Status {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return begun_ || stopping_ || failure_; });
@@ -404,10 +387,10 @@ void LazyMemory::copy_in_background() {
       lock.unlock();
       BATON_CHECK(fault("restore.lazy.copy"));
       lock = lock_in_background();
-      const auto next = next_item();
+      const auto next = next_step();
       if (!next) break;
       lock.unlock();
-      BATON_CHECK(copy_item(*next->first, next->second, packs, buffer));
+      BATON_CHECK(copy_step(*next->first, next->second, packs, buffer));
       lock = lock_in_background();
     }
     if (--copying_ == 0) complete();
@@ -416,16 +399,15 @@ void LazyMemory::copy_in_background() {
   if (Status status = work(); !status) give_up(std::move(status).error());
 }
 
-Status LazyMemory::copy_item(Family& family, const Item& item, OpenPacks& packs,
+Status LazyMemory::copy_step(Family& family, const CopyStep& step, OpenPacks& packs,
                              std::vector<char>& buffer) {
-  BATON_TRY(store::PackReader * pack, packs.get(family.lazy.map.packs[item.pack].hash));
-  BATON_CHECK(pack->read(item.first, item.pages, buffer.data()));
+  BATON_TRY(store::PackReader * pack, packs.get(family.lazy.map.packs[step.pack].hash));
+  BATON_CHECK(pack->read(step.first, step.pages, buffer.data()));
   for (;;) {
     {
       const auto lock = lock_in_background();
       if (stopping_ || failure_) return {};
-      BATON_TRY(const Put put,
-                this->put(family, item.image, buffer.data(), item.pages * page_bytes));
+      BATON_TRY(const Put put, this->put(family, step, buffer.data()));
       if (put == Put::Done) return {};
     }
     // The thread that serves will be told how at once.
@@ -434,15 +416,16 @@ Status LazyMemory::copy_item(Family& family, const Item& item, OpenPacks& packs,
 }
 
 // What the kernel has to tell is left to the thread that serves: it alone knows what still waits.
-Result<LazyMemory::Put> LazyMemory::put(Family& family, std::uint64_t image, const char* data,
-                                        std::size_t bytes) {
+Result<LazyMemory::Put> LazyMemory::put(Family& family, const CopyStep& step, const char* data) {
   bool changing = false;
   for (auto& space : family.spaces) {
-    for (const auto& piece : space->pending.from_image(image, image + bytes)) {
-      BATON_TRY(const Put put, put_piece(*space, piece, data + (piece.image - image)));
-      if (put == Put::Done) continue;
-      changing = true;
-      break;
+    for (const CopyPiece& piece : step.pieces) {
+      const char* content = data + (piece.first - step.first) * page_bytes;
+      for (const auto& part :
+           space->pending.from_image(piece.address, piece.address + piece.pages * page_bytes)) {
+        BATON_TRY(const Put put, put_piece(*space, part, content + (part.image - piece.address)));
+        changing |= put == Put::Changing;
+      }
     }
   }
   return changing ? Put::Changing : Put::Done;

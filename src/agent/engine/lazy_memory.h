@@ -29,6 +29,7 @@
 #include <thread>
 #include <vector>
 
+#include "agent/engine/copy_plan.h"
 #include "agent/engine/open_packs.h"
 #include "agent/engine/page_set.h"
 #include "agent/engine/pending_pages.h"
@@ -69,19 +70,10 @@ class LazyMemory {
     PendingPages pending;
     std::vector<std::uint64_t> waiting;  // faults that could not be served yet
   };
-  struct Item {
-    std::uint64_t image = 0;
-    std::uint32_t pages = 0;
-    std::uint32_t pack = 0;
-    std::uint32_t first = 0;
-  };
   // A process and those that it forks from now on: their pages come from one map.
   struct Family {
-    void plan_copying();
-
     LazyPages lazy;
-    std::vector<Item> items;
-    std::size_t next = 0;
+    CopyPlan plan;
     std::vector<std::unique_ptr<Space>> spaces;
   };
 
@@ -103,11 +95,12 @@ class LazyMemory {
   Status serve_fault(Family& family, Space& space, std::uint64_t address);
 
   void copy_in_background();
-  Status copy_item(Family& family, const Item& item, OpenPacks& packs, std::vector<char>& buffer);
+  Status copy_step(Family& family, const CopyStep& step, OpenPacks& packs,
+                   std::vector<char>& buffer);
   enum class Put { Done, Changing };
-  Result<Put> put(Family& family, std::uint64_t image, const char* data, std::size_t bytes);
+  Result<Put> put(Family& family, const CopyStep& step, const char* data);
   Result<Put> put_piece(Space& space, const PendingPages::Piece& piece, const char* data);
-  std::optional<std::pair<Family*, Item>> next_item();
+  std::optional<std::pair<Family*, CopyStep>> next_step();
   void complete();
   void give_up(Error error);
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <stop_token>
 #include <string>
 
 #include "base/result.h"
@@ -22,6 +23,9 @@ class OpenPacks {
   Result<store::PackReader*> get(const std::string& hash);
   // All that the map points into.
   Status open_all(const store::PageMap& map);
+  // Reads every page that the map names and looks whether it is the one that was stored. Damaged:
+  // says which is not. Cancelled: given up.
+  Status prove(const store::PageMap& map, const std::stop_token& given_up);
   // The packs opened so far once more, for another thread; what was read of them is shared.
   OpenPacks another() const;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <set>
 #include <unordered_map>
 
 namespace baton::agent {
@@ -133,17 +134,21 @@ PageSet PageStore::missing(const PageSet& wanted) const {
 
 store::PageMap PageStore::map() const {
   store::PageMap map;
-  // Number of a pack -> index in the map; a program may stand still for this.
+  // In the order in which they were made: a restore begins with what was written last.
+  std::set<std::uint32_t> used;
+  std::uint32_t last_used = 0;  // a program may stand still for this
+  for (const auto& [number, chunk] : chunks_)
+    for (std::uint64_t i = 0; i < chunk_pages; ++i)
+      if (chunk.held[i] && chunk.location[i].pack != last_used)
+        used.insert(last_used = chunk.location[i].pack);
+  used.erase(0);
   std::unordered_map<std::uint32_t, std::uint32_t> index_of;
-  auto index = [&](std::uint32_t number) {
-    auto [at, is_new] = index_of.try_emplace(number, static_cast<std::uint32_t>(map.packs.size()));
-    if (is_new) {
-      const PagePacks::Pack& pack = packs_->packs().at(number);
-      assert(!pack.hash.empty());
-      map.packs.push_back({pack.hash, pack.pages});
-    }
-    return at->second;
-  };
+  for (std::uint32_t number : used) {
+    const PagePacks::Pack& pack = packs_->packs().at(number);
+    assert(!pack.hash.empty());
+    index_of[number] = static_cast<std::uint32_t>(map.packs.size());
+    map.packs.push_back({pack.hash, pack.pages});
+  }
   std::uint32_t last = 0, last_index = 0;  // mostly the next page's pack, too
   for (const auto& [number, chunk] : chunks_)
     for (std::uint64_t i = 0; i < chunk_pages; ++i) {
@@ -151,7 +156,7 @@ store::PageMap PageStore::map() const {
       const PageLocation& location = chunk.location[i];
       store::MapRun run{number * chunk_bytes + i * page_bytes, 1, store::kZeroPages, 0};
       if (location.pack != 0) {
-        if (location.pack != last) last_index = index(last = location.pack);
+        if (location.pack != last) last_index = index_of.at(last = location.pack);
         run.pack = last_index;
         run.first = location.page;
       }

@@ -1,6 +1,7 @@
 #include "agent/engine/pending_pages.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace baton::agent {
 
@@ -14,7 +15,23 @@ void PendingPages::add(std::uint64_t start, std::uint64_t end) {
       return;
     }
   }
-  pieces_[start] = {start, end, start};
+  put({start, end, start});
+}
+
+void PendingPages::put(const Piece& piece) {
+  pieces_[piece.start] = piece;
+  if (moved_) by_image_[piece.image] = piece.start;
+}
+
+std::map<std::uint64_t, PendingPages::Piece>::iterator PendingPages::take(
+    std::map<std::uint64_t, Piece>::iterator at) {
+  if (moved_) by_image_.erase(at->second.image);
+  return pieces_.erase(at);
+}
+
+void PendingPages::clear() {
+  pieces_.clear();
+  by_image_.clear();
 }
 
 std::optional<std::uint64_t> PendingPages::image_of(std::uint64_t address) const {
@@ -42,7 +59,10 @@ std::vector<PendingPages::Piece> PendingPages::from_image(std::uint64_t start,
                                                           std::uint64_t end) const {
   if (!moved_) return within(start, end);
   std::vector<Piece> found;
-  for (const auto& [at, piece] : pieces_) {
+  auto at = by_image_.upper_bound(start);
+  if (at != by_image_.begin()) --at;
+  for (; at != by_image_.end() && at->first < end; ++at) {
+    const Piece& piece = pieces_.at(at->second);
     const std::uint64_t image_end = piece.image + (piece.end - piece.start);
     const std::uint64_t from = std::max(start, piece.image), to = std::min(end, image_end);
     if (from < to)
@@ -60,9 +80,9 @@ void PendingPages::drop(std::uint64_t start, std::uint64_t end) {
       ++at;
       continue;
     }
-    at = pieces_.erase(at);
-    if (piece.start < start) pieces_[piece.start] = {piece.start, start, piece.image};
-    if (piece.end > end) pieces_[end] = {end, piece.end, piece.image + (end - piece.start)};
+    at = take(at);
+    if (piece.start < start) put({piece.start, start, piece.image});
+    if (piece.end > end) put({end, piece.end, piece.image + (end - piece.start)});
   }
 }
 
@@ -70,10 +90,12 @@ void PendingPages::move(std::uint64_t start, std::uint64_t end, std::uint64_t to
   const std::vector<Piece> moving = within(start, end);
   drop(start, end);
   drop(to, to + (end - start));
+  if (moving.empty()) return;
+  if (!std::exchange(moved_, true))
+    for (const auto& [at, piece] : pieces_) by_image_[piece.image] = at;
   for (const Piece& piece : moving) {
     const std::uint64_t target = to + (piece.start - start);
-    pieces_[target] = {target, target + (piece.end - piece.start), piece.image};
-    moved_ = true;
+    put({target, target + (piece.end - piece.start), piece.image});
   }
 }
 

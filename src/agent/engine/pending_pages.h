@@ -23,13 +23,17 @@ class PendingPages {
   void add(std::uint64_t start, std::uint64_t end);
   // The page at this address comes from that one of the checkpoint. Absent: it is not awaited.
   std::optional<std::uint64_t> image_of(std::uint64_t address) const;
+  // Whether any page of [start, end) of the checkpoint is.
+  bool awaits(std::uint64_t start, std::uint64_t end) const {
+    return !from_image(start, end).empty();
+  }
   // The pieces that come from [start, end) of the checkpoint.
   std::vector<Piece> from_image(std::uint64_t start, std::uint64_t end) const;
   // They came, or nobody wants them any more.
   void drop(std::uint64_t start, std::uint64_t end);
   // mremap(): what was awaited at the target is forgotten.
   void move(std::uint64_t start, std::uint64_t end, std::uint64_t to);
-  void clear() { pieces_.clear(); }
+  void clear();
 
   bool empty() const { return pieces_.empty(); }
   std::uint64_t bytes() const;
@@ -38,9 +42,13 @@ class PendingPages {
  private:
   // The parts of pieces within a range.
   std::vector<Piece> within(std::uint64_t start, std::uint64_t end) const;
+  void put(const Piece& piece);
+  std::map<std::uint64_t, Piece>::iterator take(std::map<std::uint64_t, Piece>::iterator at);
 
   std::map<std::uint64_t, Piece> pieces_;  // by start; disjoint
-  bool moved_ = false;                     // some piece lies elsewhere than at the checkpoint
+  // Once one lies elsewhere than at the checkpoint: their starts, by image, which are as disjoint.
+  bool moved_ = false;
+  std::map<std::uint64_t, std::uint64_t> by_image_;
 };
 
 }  // namespace baton::agent

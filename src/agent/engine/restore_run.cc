@@ -9,6 +9,7 @@
 #include "agent/engine/base_files.h"
 #include "agent/engine/checkpoint_layout.h"
 #include "agent/engine/images_link.h"
+#include "agent/priority.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "criu/explain.h"
@@ -18,6 +19,7 @@
 #include "sys/capabilities.h"
 #include "sys/file.h"
 #include "sys/page_faults.h"
+#include "sys/process.h"
 #include "sys/process_attributes.h"
 
 namespace baton::agent {
@@ -44,11 +46,17 @@ Status RestoreRun::run(const RestoreOptions& restore_options, std::string* log_t
     BATON_CHECK(make_output());
     BATON_CHECK(place_images(restore_options));
     BATON_CHECK(fault("restore.before_criu"));
+    if (restore_options.given_up.stop_requested())
+      return fail(ErrorCode::Cancelled, "it was given up");
+    // Nobody waits for a proof, and it reads and writes all of the job's memory.
+    if (const pid_t criu = sys::pid_behind(worker_.pidfd);
+        restore_options.leave_stopped_then_kill && criu > 0)
+      lower_priority_of(criu);
     return criu_restore(restore_options.leave_stopped_then_kill, log_tail);
   };
   auto status = work();
-  if (!status) lazy_.reset();
   if (!status || restore_options.leave_stopped_then_kill) {
+    lazy_.reset();
     if (auto killed = sandbox_.kill(); !killed && status) status = std::move(killed);
   }
   BATON_CHECK_CTX(std::move(status), "restore");
@@ -79,7 +87,6 @@ Status RestoreRun::make_output() {
 }
 
 bool RestoreRun::wants_lazy(const RestoreOptions& restore_options, const PageMaps& maps) const {
-  if (restore_options.leave_stopped_then_kill) return false;  // all pages are to be proven
   if (restore_options.memory != RestoreMemory::Auto)
     return restore_options.memory == RestoreMemory::Lazy;
   // Pid 1 holds a descriptor of each, and of those that they fork meanwhile.
@@ -95,8 +102,13 @@ Status RestoreRun::place_images(const RestoreOptions& restore_options) {
   BATON_TRY(PageMaps maps, read_maps(directory_));
   const bool lazily = wants_lazy(restore_options, maps);
   OpenPacks packs(directory_ / layout::packs_folder);
-  BATON_TRY(auto assembled, assemble_memory(directory_, std::move(maps), packs,
-                                            sandbox_.images_directory(), lazily));
+  BATON_TRY(auto assembled,
+            assemble_memory(directory_, std::move(maps), packs, sandbox_.images_directory(), lazily,
+                            restore_options.given_up));
+  // To put them into their places as well would write all of them to the disk first.
+  if (restore_options.leave_stopped_then_kill)
+    for (const auto& [pid, lazy] : assembled.lazy)
+      BATON_CHECK(packs.prove(lazy.map, restore_options.given_up));
   if (!assembled.lazy.empty()) {
     BATON_TRY(lazy_, LazyMemory::start(sandbox_, std::move(packs), std::move(assembled.lazy)));
   }
@@ -147,12 +159,12 @@ Status RestoreRun::criu_restore(bool preflight, std::string* log_tail) {
   auto hook = [&](std::string_view name, pid_t) -> Status {
     // Everything is in place and every task waits in its last system call of the restore.
     if (name != "pre-resume") return {};
+    if (lazy_) adopted = lazy_->ready();
+    if (!adopted) return sandbox_.kill();
     if (preflight) {
       proven = true;
       return sandbox_.kill();
     }
-    if (lazy_) adopted = lazy_->ready();
-    if (!adopted) return sandbox_.kill();
     adopted = sandbox_.adopt_restored(record_.root_pid, record_.command_pid);
     // CRIU would only log a failure of this hook and let the job run.
     if (!adopted) return sandbox_.kill();
