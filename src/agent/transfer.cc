@@ -169,6 +169,7 @@ class Downloader {
     if (!part.path().empty()) BATON_CHECK(open(part));
     if (!file_.valid()) return fail(ErrorCode::Damaged, "bytes without a file");
     BATON_CHECK_CTX(sys::write_all(file_.get(), part.data()), current_.path);
+    writeback_.written(file_.get(), part.data().size());
     hasher_.update(part.data());
     bytes_ += part.data().size();
     written_ += part.data().size();
@@ -196,6 +197,7 @@ class Downloader {
     BATON_TRY(file_, sys::open_file(path, O_WRONLY | O_CREAT | O_EXCL, part.mode() & 0777));
     hasher_.reset();
     written_ = 0;
+    writeback_ = {};
     return {};
   }
 
@@ -217,6 +219,7 @@ class Downloader {
   store::StoredFile current_;
   Fd file_;
   store::Hasher hasher_;
+  sys::EarlyWriteback writeback_;
   std::uint64_t written_ = 0;
   std::uint64_t bytes_ = 0;  // of all files
 };

@@ -18,6 +18,7 @@
 #include "store/hash.h"
 #include "store/page_hash.h"
 #include "sys/byte_source.h"
+#include "sys/file.h"
 
 namespace baton::store {
 
@@ -59,6 +60,7 @@ class PackWriter {
   Hasher hasher_;
   std::vector<char> extent_;  // pages of the extent being filled
   std::vector<char> buffer_;  // not written yet
+  sys::EarlyWriteback writeback_;
   std::uint64_t offset_ = 0;  // of the end of buffer_ in the file
   std::vector<PageHash> hashes_;
   std::unique_ptr<Extents> extents_;

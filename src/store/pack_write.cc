@@ -75,6 +75,7 @@ Status PackWriter::flush() {
   hasher_.update({buffer_.data(), buffer_.size()});
   BATON_CHECK_CTX(sys::write_all(file_.get(), {buffer_.data(), buffer_.size()}),
                   "keep a copy of memory");
+  writeback_.written(file_.get(), buffer_.size());
   buffer_.clear();
   return {};
 }

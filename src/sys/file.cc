@@ -84,6 +84,13 @@ Status write_control(const fs::path& path, std::string_view value) {
   return {};
 }
 
+void EarlyWriteback::written(int fd, std::uint64_t bytes) {
+  constexpr std::uint64_t kStepBytes = 8 << 20;
+  if ((waiting_ += bytes) < kStepBytes) return;
+  waiting_ = 0;
+  (void)::sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE);  // where there is none, it is later
+}
+
 Status sync_file(int fd, const fs::path& name_for_errors) {
   if (::fsync(fd) != 0) return fail_errno(fmt::format("fsync {}", name_for_errors.string()));
   return {};
