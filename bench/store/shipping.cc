@@ -202,7 +202,7 @@ class Shippers {
     header.mutable_info()->set_criu_version("4.2.1");
     const std::atomic<bool> never = false;
     agent::CancelToken cancel;
-    BATON_CHECK_CTX(link->upload(header, checkpoint(agent), never, cancel), job.spec().name());
+    BATON_CHECK_CTX(link->upload(header, checkpoint(agent), never, {}, cancel), job.spec().name());
     return {};
   }
 

@@ -36,9 +36,11 @@ class GrpcControllerLink : public ControllerLink {
 
   Result<UploadResult> upload(const pb::UploadHeader& header,
                               const std::filesystem::path& directory,
-                              const std::atomic<bool>& superseded, CancelToken& cancel) override {
+                              const std::atomic<bool>& superseded,
+                              const std::function<Status()>& confirm,
+                              CancelToken& cancel) override {
     // A job that stands still for it does not wait.
-    return upload_checkpoint(*stub_, header, directory, superseded, cancel,
+    return upload_checkpoint(*stub_, header, directory, superseded, confirm, cancel,
                              header.hold() ? nullptr : &up_);
   }
 

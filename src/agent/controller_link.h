@@ -37,10 +37,13 @@ class ControllerLink {
 
   // Sends a checkpoint's directory; returns when it is durable. `superseded` breaks it off only
   // while the controller can't have committed it yet (Cancelled); `cancel` at any time, after
-  // which it may or may not have been committed.
+  // which it may or may not have been committed. `confirm`, if there is one, is asked when all has
+  // been sent: its error breaks it off, too, and is the result.
   virtual Result<UploadResult> upload(const pb::UploadHeader& header,
                                       const std::filesystem::path& directory,
-                                      const std::atomic<bool>& superseded, CancelToken& cancel) = 0;
+                                      const std::atomic<bool>& superseded,
+                                      const std::function<Status()>& confirm,
+                                      CancelToken& cancel) = 0;
 
   // Fetches a checkpoint into `directory` (made by this call), verified. When `have_it` says of
   // its description that the node has it already, nothing is fetched and no directory made. Shared

@@ -111,7 +111,8 @@ class Incarnation {
   void checkpoint_failed(const Error& error, std::optional<std::uint64_t> order_id);
   void ship(CheckpointInfo info, std::filesystem::path directory, const char* cause,
             std::optional<std::uint64_t> order_id);
-  Result<UploadResult> upload(Shipment& shipment, bool hold);
+  Result<UploadResult> upload(Shipment& shipment, bool hold,
+                              const std::function<Status()>& confirm = {});
   void finish_shipment(bool supersede);
   void committed(Shipment& shipment, bool may_preflight);
   pb::Checkpoint describe(const CheckpointInfo& info, const char* cause) const;
@@ -123,10 +124,10 @@ class Incarnation {
 
   // incarnation_hold.cc
   void freeze(const pb::Order& order);
-  HoldVerdict hold(std::uint64_t order_id, const CheckpointInfo& info,
+  HoldVerdict hold(std::uint64_t order_id, const HeldCheckpoint& held,
                    const std::filesystem::path& directory);
   HoldVerdict await_release();
-  Status ship_held(const CheckpointInfo& info, const std::filesystem::path& directory);
+  Status ship_held(const HeldCheckpoint& held, const std::filesystem::path& directory);
 
   // incarnation_end.cc
   void end();

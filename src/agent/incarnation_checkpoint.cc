@@ -112,7 +112,8 @@ void Incarnation::ship(CheckpointInfo info, std::filesystem::path directory, con
 }
 
 // The output that belongs to it goes first: a checkpoint whose output is missing is no checkpoint.
-Result<UploadResult> Incarnation::upload(Shipment& shipment, bool hold) {
+Result<UploadResult> Incarnation::upload(Shipment& shipment, bool hold,
+                                         const std::function<Status()>& confirm) {
   BATON_CHECK(output_->flush_to(shipment.info.output_bytes, cancel_));
   BATON_CHECK(fault("agent.upload.begin"));
   pb::UploadHeader header;
@@ -120,7 +121,7 @@ Result<UploadResult> Incarnation::upload(Shipment& shipment, bool hold) {
   header.set_generation(generation().value);
   *header.mutable_info() = shipment.description;
   header.set_hold(hold);
-  return node_.controller.upload(header, shipment.directory, shipment.superseded, cancel_);
+  return node_.controller.upload(header, shipment.directory, shipment.superseded, confirm, cancel_);
 }
 
 // Waits for the shipment under way, if any, and draws the consequences. `supersede`: a newer

@@ -22,7 +22,7 @@ void Incarnation::freeze(const pb::Order& order) {
   auto info = [&]() -> Result<CheckpointInfo> {
     BATON_CHECK(sys::make_directories(record_.checkpoints(), 0700));
     BATON_CHECK(fault("agent.freeze.before_dump"));
-    return node_.engine.checkpoint_and_hold(*sandbox_, directory, [&](const CheckpointInfo& held) {
+    return node_.engine.checkpoint_and_hold(*sandbox_, directory, [&](const HeldCheckpoint& held) {
       return hold(order.order_id(), held, directory);
     });
   }();
@@ -47,16 +47,17 @@ void Incarnation::freeze(const pb::Order& order) {
   for (std::uint64_t release : std::exchange(releases_, {})) answer(release, resumed);
 }
 
-HoldVerdict Incarnation::hold(std::uint64_t order_id, const CheckpointInfo& info,
+HoldVerdict Incarnation::hold(std::uint64_t order_id, const HeldCheckpoint& held,
                               const std::filesystem::path& directory) {
-  const std::int64_t frozen_since_ns = node_.now_ns() - info.frozen_us * 1'000;
+  const std::int64_t frozen_since_ns = node_.now_ns() - held.info.frozen_us * 1'000;
   auto prepare = [&]() -> Status {
-    BATON_CHECK(ship_held(info, directory));
+    BATON_CHECK(ship_held(held, directory));
     BATON_CHECK(fault("agent.freeze.before_arm"));
     BATON_CHECK(sandbox_->set_die_with_agent(true));
     return {};
   };
   if (Status ready = prepare(); !ready) {
+    if (!held.confirm()) return HoldVerdict::Resume;  // another one is taken
     hold_answered_ = true;
     spdlog::warn("{}: not held: {}", name(), ready.error().message());
     // Nobody has been told that it may run elsewhere, so it runs on here.
@@ -78,13 +79,13 @@ HoldVerdict Incarnation::hold(std::uint64_t order_id, const CheckpointInfo& info
   return verdict;
 }
 
-Status Incarnation::ship_held(const CheckpointInfo& info, const std::filesystem::path& directory) {
+Status Incarnation::ship_held(const HeldCheckpoint& held, const std::filesystem::path& directory) {
   Shipment shipment;
-  shipment.info = info;
-  shipment.description = describe(info, "migration");
+  shipment.info = held.info;
+  shipment.description = describe(held.info, "migration");
   shipment.directory = directory;
-  BATON_TRY(held_upload_, upload(shipment, true));
-  output_->set_safe(info.output_bytes);
+  BATON_TRY(held_upload_, upload(shipment, true, held.confirm));
+  output_->set_safe(held.info.output_bytes);
   return {};
 }
 

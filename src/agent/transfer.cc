@@ -40,10 +40,11 @@ Result<std::vector<store::StoredFile>> list_files(const fs::path& directory) {
 class Uploader {
  public:
   Uploader(pb::Cluster::Stub& stub, const fs::path& directory, const std::atomic<bool>& superseded,
-           CancelToken& cancel, Throttle* throttle)
+           const std::function<Status()>& confirm, CancelToken& cancel, Throttle* throttle)
       : stub_(stub),
         directory_(directory),
         superseded_(superseded),
+        confirm_(confirm),
         cancel_(cancel),
         throttle_(throttle) {}
 
@@ -89,6 +90,7 @@ class Uploader {
     BATON_CHECK(write(first));
     for (auto& file : files) BATON_CHECK(send_file(file));
     BATON_CHECK(parts_.flush());
+    if (confirm_) BATON_CHECK(confirm_());
     BATON_CHECK(fault("agent.upload.before_commit"));
     pb::UploadPart done;
     done.set_done(true);
@@ -146,6 +148,7 @@ class Uploader {
   pb::Cluster::Stub& stub_;
   const fs::path& directory_;
   const std::atomic<bool>& superseded_;
+  const std::function<Status()>& confirm_;
   CancelToken& cancel_;
   Throttle* const throttle_;
   std::set<std::string> in_store_;
@@ -228,9 +231,10 @@ class Downloader {
 
 Result<UploadResult> upload_checkpoint(pb::Cluster::Stub& stub, const pb::UploadHeader& header,
                                        const fs::path& directory,
-                                       const std::atomic<bool>& superseded, CancelToken& cancel,
+                                       const std::atomic<bool>& superseded,
+                                       const std::function<Status()>& confirm, CancelToken& cancel,
                                        Throttle* throttle) {
-  return Uploader(stub, directory, superseded, cancel, throttle).run(header);
+  return Uploader(stub, directory, superseded, confirm, cancel, throttle).run(header);
 }
 
 Result<ControllerLink::Download> download_checkpoint(

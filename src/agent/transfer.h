@@ -9,7 +9,8 @@ namespace baton::agent {
 
 Result<UploadResult> upload_checkpoint(pb::Cluster::Stub& stub, const pb::UploadHeader& header,
                                        const std::filesystem::path& directory,
-                                       const std::atomic<bool>& superseded, CancelToken& cancel,
+                                       const std::atomic<bool>& superseded,
+                                       const std::function<Status()>& confirm, CancelToken& cancel,
                                        Throttle* throttle);
 
 Result<ControllerLink::Download> download_checkpoint(

@@ -228,6 +228,7 @@ class FakeEngine : public agent::Engine {
   std::atomic<int> preflights = 0;
   std::atomic<int> built_on = 0;
   std::atomic<int> copied_anew = 0;
+  std::atomic<int> mistakes = 0;  // so many held checkpoints are found to be wrong
 
   Result<agent::CheckpointInfo> checkpoint(agent::Sandbox& sandbox,
                                            const fs::path& directory) override {
@@ -239,12 +240,25 @@ class FakeEngine : public agent::Engine {
 
   Result<agent::CheckpointInfo> checkpoint_and_hold(
       agent::Sandbox& sandbox, const fs::path& directory,
-      const std::function<agent::HoldVerdict(const agent::CheckpointInfo&)>& while_frozen)
+      const std::function<agent::HoldVerdict(const agent::HeldCheckpoint&)>& while_frozen)
       override {
-    auto info = write(sandbox, directory);
-    if (!info) return info;
-    if (while_frozen(*info) == agent::HoldVerdict::Kill) (void)sandbox.kill();
-    return info;
+    for (;;) {
+      auto info = write(sandbox, directory);
+      if (!info) return info;
+      bool mistaken = false;
+      auto confirm = [&]() -> Status {
+        mistaken = mistakes > 0;
+        if (mistaken) return fail(ErrorCode::Unavailable, "it was not as it was known to be");
+        return {};
+      };
+      const auto verdict = while_frozen({*info, confirm});
+      if (mistaken) {
+        --mistakes;
+        continue;
+      }
+      if (verdict == agent::HoldVerdict::Kill) (void)sandbox.kill();
+      return info;
+    }
   }
 
   Result<agent::RestorePlan> prepare(const fs::path& directory, const fs::path&) override {
@@ -300,10 +314,12 @@ class FakeLink : public agent::ControllerLink {
 
   Result<agent::UploadResult> upload(const pb::UploadHeader& header, const fs::path& directory,
                                      const std::atomic<bool>& superseded,
+                                     const std::function<Status()>& confirm,
                                      agent::CancelToken& cancel) override {
     BATON_CHECK(answer("upload", cancel));
     if (superseded) return fail(ErrorCode::Cancelled, "superseded");
     if (!fs::exists(directory / "images/core.img")) return fail(ErrorCode::Internal, "no image");
+    if (confirm) BATON_CHECK(confirm());
     std::lock_guard lock(mutex_);
     if (header.info().output_bytes() > output_.size())
       return fail(ErrorCode::FailedPrecondition, "its output is not here");

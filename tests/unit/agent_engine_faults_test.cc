@@ -45,7 +45,8 @@ TEST_F(EngineFaults, HeldJobStandsStillThenResumes) {
   ASSERT_NE(sandbox, nullptr);
   auto checkpoint = next_checkpoint();
   bool asked = false;
-  auto info = engine_->checkpoint_and_hold(*sandbox, checkpoint, [&](const CheckpointInfo& held) {
+  auto info = engine_->checkpoint_and_hold(*sandbox, checkpoint, [&](const HeldCheckpoint& h) {
+    const CheckpointInfo& held = h.info;
     asked = true;
     EXPECT_TRUE(fs::exists(checkpoint / "checkpoint.json"));
     EXPECT_TRUE(fs::exists(checkpoint / "images" / "inventory.img"));
@@ -65,7 +66,7 @@ TEST_F(EngineFaults, HeldJobIsKilledWhenItRunsElsewhere) {
   ASSERT_NE(sandbox, nullptr);
   auto checkpoint = next_checkpoint();
   Sandbox* target = nullptr;
-  auto info = engine_->checkpoint_and_hold(*sandbox, checkpoint, [&](const CheckpointInfo&) {
+  auto info = engine_->checkpoint_and_hold(*sandbox, checkpoint, [&](const HeldCheckpoint&) {
     auto restored = restore(checkpoint);
     EXPECT_TRUE(restored) << restored.error().message() << log_tail_;
     if (restored) target = *restored;

@@ -41,7 +41,7 @@ class Foreknowledge : public EngineTest {
   // `signal`. `hold` may be empty.
   Result<CheckpointInfo> checkpoint_with(
       int signal, const fs::path& directory,
-      const std::function<HoldVerdict(const CheckpointInfo&)>& hold = {}) {
+      const std::function<HoldVerdict(const HeldCheckpoint&)>& hold = {}) {
     ::setenv("BATON_FAULTS", "dump.before_freeze=delay:400", 1);
     const auto length = output(*sandbox_).size();
     std::thread program([&] {
@@ -99,17 +99,23 @@ TEST_F(Foreknowledge, HeldCheckpointIsNeverOneThatWasMistaken) {
   const fs::path flags =
       sandbox_->images_directory() / fmt::format("flags-{}", sandbox_->command_pid_inner());
   auto first =
-      engine_->checkpoint_and_hold(*sandbox_, next_checkpoint(), [&](const CheckpointInfo& held) {
+      engine_->checkpoint_and_hold(*sandbox_, next_checkpoint(), [&](const HeldCheckpoint& held) {
         EXPECT_TRUE(fs::exists(flags)) << "CRIU asked the kernel, which takes it long";
-        EXPECT_EQ(held.memory, "tracked");
+        EXPECT_EQ(held.info.memory, "tracked");
+        EXPECT_TRUE(held.confirm());
         return HoldVerdict::Resume;
       });
   ASSERT_TRUE(first) << first.error().message();
   auto checkpoint = next_checkpoint();
   int held = 0;
   Sandbox* target = nullptr;
-  auto info = checkpoint_with(SIGUSR2, checkpoint, [&](const CheckpointInfo&) {
-    ++held;
+  auto info = checkpoint_with(SIGUSR2, checkpoint, [&](const HeldCheckpoint& taken) {
+    if (++held == 1) {
+      EXPECT_FALSE(taken.confirm());
+      EXPECT_FALSE(taken.confirm()) << "it is asked once more";
+      return HoldVerdict::Kill;  // does not count
+    }
+    EXPECT_TRUE(taken.confirm());
     EXPECT_FALSE(fs::exists(flags));
     auto restored = restore(checkpoint);
     EXPECT_TRUE(restored) << restored.error().message() << "\n" << log_tail_;
@@ -117,7 +123,7 @@ TEST_F(Foreknowledge, HeldCheckpointIsNeverOneThatWasMistaken) {
     return HoldVerdict::Kill;
   });
   ASSERT_TRUE(info) << info.error().message();
-  EXPECT_EQ(held, 1);
+  EXPECT_EQ(held, 2);
   ASSERT_NE(target, nullptr);
   EXPECT_THAT(flags_of_large_mapping(*target), HasSubstr("dc "));
 }

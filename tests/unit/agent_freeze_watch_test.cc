@@ -145,7 +145,7 @@ TEST_F(FreezeLimit, DoesNotBindAHeldCheckpoint) {
   limit_freezes(true);
   Sandbox* sandbox = start_workload("threads");
   ASSERT_NE(sandbox, nullptr);
-  auto info = engine_->checkpoint_and_hold(*sandbox, next_checkpoint(), [](const CheckpointInfo&) {
+  auto info = engine_->checkpoint_and_hold(*sandbox, next_checkpoint(), [](const HeldCheckpoint&) {
     ::poll(nullptr, 0, 1000);
     return HoldVerdict::Resume;
   });

@@ -253,6 +253,17 @@ TEST_F(IncarnationTest, APreflightGivesWayToAFreezeAndIsMadeUpFor) {
   }));
 }
 
+// What was assumed of a held job is looked at while its checkpoint is sent.
+TEST_F(IncarnationTest, AHeldCheckpointThatProvesWrongIsTakenAgainAndNeverCommitted) {
+  result_of(start(1, spec()));
+  engine_.mistakes = 1;
+  const auto result = result_of(freeze());
+  EXPECT_EQ(result.failure(), pb::FAILURE_NONE) << result.error();
+  EXPECT_TRUE(link_.wait_until([](FakeLink& link) { return link.uploads_.size() == 1; }));
+  EXPECT_EQ(engine_.checkpoints, 2);
+  result_of(release(false));
+}
+
 // Where the checkpoint was taken nothing can be missing that it holds: it will be missing
 // elsewhere.
 TEST_F(IncarnationTest, APreflightThatMissesAFileIsReported) {

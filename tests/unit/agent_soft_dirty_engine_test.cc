@@ -183,7 +183,7 @@ class SimulatedSoftDirty : public SoftDirtyEngine {
     watch(sandbox);
     for (int left = 8;; --left) {
       checkpoint = next_checkpoint();
-      auto info = engine_->checkpoint_and_hold(sandbox, checkpoint, [&](const CheckpointInfo&) {
+      auto info = engine_->checkpoint_and_hold(sandbox, checkpoint, [&](const HeldCheckpoint&) {
         take_marks_off(sandbox);
         return HoldVerdict::Resume;
       });

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <csignal>
-#include <future>
 #include <optional>
 
 #include "agent/engine/images_link.h"
@@ -229,8 +228,13 @@ Status CheckpointRun::while_frozen(const Hold& hold) {
   if (!hold) return {};
   hasty_work_.reset();  // what follows may take long
   record_.info.frozen_us = (boot_time_ns() - freeze_started_ns_) / 1000;
-  BATON_CHECK(complete(true));
-  if (hold(record_.info) == HoldVerdict::Resume) return {};
+  auto verdict = HoldVerdict::Resume;
+  Status completed = complete(true);
+  if (completed) verdict = hold({record_.info, [this] { return confirm(); }});
+  Status confirmed = confirm();  // in any case: it is looked at beside all that
+  BATON_CHECK(std::move(completed));
+  BATON_CHECK(std::move(confirmed));
+  if (verdict == HoldVerdict::Resume) return {};
   killed_ = true;
   return sandbox_.kill();
 }
@@ -307,15 +311,10 @@ Status CheckpointRun::archive_trees(const Processes& processes) {
 }
 
 Status CheckpointRun::complete(bool held) {
-  // A held job stands still yet, so that is looked at beside the rest; before anyone restores it.
-  std::future<bool> known_rightly = std::async(held ? std::launch::async : std::launch::deferred,
-                                               [this] { return !memory_ || memory_->held_true(); });
-  auto check_foreknowledge = [&]() -> Status {
-    if (known_rightly.get()) return {};
-    mistaken_ = true;
-    return fail(ErrorCode::Unavailable, "the program gave advice on its memory just now (madvise)");
-  };
-  if (!held) BATON_CHECK(check_foreknowledge());
+  // A held job stands still yet, so that is looked at beside the rest.
+  known_rightly_ = std::async(held ? std::launch::async : std::launch::deferred,
+                              [this] { return !memory_ || memory_->held_true(); });
+  if (!held) BATON_CHECK(confirm());
   BATON_CHECK(move_images());
   BATON_CHECK(files_.save(directory_));
   BATON_CHECK(save_memory(held));
@@ -340,11 +339,16 @@ Status CheckpointRun::complete(bool held) {
   }
   info.shape = join(summary.features);
   info.size_bytes = tree_bytes(directory_);
-  if (held) BATON_CHECK(check_foreknowledge());
   info.steps.completion_us = lap_us();
   info.total_us = (lap_ns_ - started_ns_) / 1000;
   completed_ = true;
   return write_record(directory_, record_);
+}
+
+Status CheckpointRun::confirm() {
+  if (known_rightly_.valid()) mistaken_ = !known_rightly_.get();
+  if (!mistaken_) return {};
+  return fail(ErrorCode::Unavailable, "the program gave advice on its memory just now (madvise)");
 }
 
 Status CheckpointRun::save_memory(bool held) {

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,7 +44,7 @@ class CheckpointRun {
         soft_dirty_(soft_dirty),
         foreknowledge_(foreknowledge) {}
 
-  using Hold = std::function<HoldVerdict(const CheckpointInfo&)>;
+  using Hold = std::function<HoldVerdict(const HeldCheckpoint&)>;
   // `hold` may be empty. On error the directory is gone.
   Result<CheckpointInfo> run(const Hold& hold);
   // run() failed because something that was known before was not so any more. The job is well;
@@ -68,6 +69,7 @@ class CheckpointRun {
   Status capture();  // what has to be taken at the instant of the dump
   Status archive_trees(const Processes& processes);
   Status complete(bool held);  // what can wait until the job runs again
+  Status confirm();            // that what was known before was so; any time after complete()
   Status move_images();
   Result<std::vector<BaseFileRecord>> find_base_files(const criu::ImageSummary& summary);
   Status store_base_files();
@@ -94,6 +96,7 @@ class CheckpointRun {
   std::atomic<bool> released_{false};  // CRIU needs nothing more of the tasks
   Status noted_;
   std::unique_ptr<WhenStopped> when_stopped_;
+  std::future<bool> known_rightly_;
   std::optional<HastyWork> hasty_work_;
   bool hasty_ = false;        // nobody waits for a processor
   bool without_ipc_ = false;  // CRIU was told of no System V objects

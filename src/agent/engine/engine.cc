@@ -30,7 +30,7 @@ class CriuEngine : public Engine {
 
   Result<CheckpointInfo> checkpoint_and_hold(
       Sandbox& sandbox, const fs::path& directory,
-      const std::function<HoldVerdict(const CheckpointInfo&)>& while_frozen) override {
+      const std::function<HoldVerdict(const HeldCheckpoint&)>& while_frozen) override {
     return take(sandbox, directory, while_frozen);
   }
 

@@ -79,6 +79,14 @@ enum class HoldVerdict {
   Kill,    // it runs elsewhere now
 };
 
+struct HeldCheckpoint {
+  const CheckpointInfo& info;
+  // To be asked before anybody may restore it: what was assumed of the job to make the freeze short
+  // is looked at meanwhile, which takes some ms for each GiB. Unavailable: it was wrong, so this
+  // checkpoint is void; the verdict does not count then, and another one is taken.
+  std::function<Status()> confirm;
+};
+
 // Eager: the job runs once all of its memory is back. Lazy: as soon as all else is, and its pages
 // follow; until the last one is there, the sandbox dies with this process. Auto: lazy if it is
 // much.
@@ -139,11 +147,12 @@ class Engine {
                                             const std::filesystem::path& directory) = 0;
 
   // As checkpoint(), but the job stays frozen until `while_frozen` returns; then it resumes or
-  // is killed. `directory` is complete when it is called. If this process dies meanwhile, CRIU
+  // is killed. `directory` is complete when it is called. It is called again with another one if
+  // the first was not confirmed. If this process dies meanwhile, CRIU
   // resumes the job unless the sandbox was told to die with its agent.
   virtual Result<CheckpointInfo> checkpoint_and_hold(
       Sandbox& sandbox, const std::filesystem::path& directory,
-      const std::function<HoldVerdict(const CheckpointInfo&)>& while_frozen) = 0;
+      const std::function<HoldVerdict(const HeldCheckpoint&)>& while_frozen) = 0;
 
   // Reads `directory` before a sandbox for it is made. `base` is that of the sandbox to be; its
   // files are compared when populate_uppers is called. Damaged: not a whole checkpoint.
