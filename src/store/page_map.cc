@@ -22,7 +22,8 @@ constexpr std::uint64_t kRunsMax = std::uint64_t{1} << 30;
 constexpr std::uint64_t kAddressEnd = std::uint64_t{1} << 57;
 constexpr std::uint64_t kRunBytesMax = 40;  // four numbers of at most ten bytes
 constexpr std::uint64_t kRunBytesMin = 4;
-constexpr int kWindowLogMax = 23;  // encode_page_map() needs 21; the frame may ask for more
+constexpr int kCompressionLevel = 1;  // a job may stand still for it
+constexpr int kWindowLogMax = 23;     // encode_page_map() needs 21; the frame may ask for more
 
 // A run takes 24 bytes of memory, and a few bytes of a file can say a great many that are alike. So
 // beyond a number that costs nobody much, who has more runs pays for them in bytes of the file.
@@ -54,9 +55,10 @@ std::unexpected<Error> damaged(std::string_view why) {
   return fail(ErrorCode::Damaged, fmt::format("map of pages: {}", why));
 }
 
-void put_number(std::string& out, std::uint64_t value) {
-  for (; value >= 0x80; value >>= 7) out.push_back(static_cast<char>(value | 0x80));
-  out.push_back(static_cast<char>(value));
+char* put_number(char* out, std::uint64_t value) {
+  for (; value >= 0x80; value >>= 7) *out++ = static_cast<char>(value | 0x80);
+  *out++ = static_cast<char>(value);
+  return out;
 }
 
 // Small numbers of either sign become small numbers.
@@ -72,6 +74,11 @@ class Numbers {
   explicit Numbers(std::string_view bytes) : rest_(bytes) {}
   std::optional<std::uint64_t> next() {
     std::uint64_t value = 0;
+    if (!rest_.empty() && static_cast<unsigned char>(rest_.front()) < 0x80) {  // mostly
+      value = static_cast<unsigned char>(rest_.front());
+      rest_.remove_prefix(1);
+      return value;
+    }
     for (int shift = 0; shift < 64 && !rest_.empty(); shift += 7) {
       auto byte = static_cast<unsigned char>(rest_.front());
       rest_.remove_prefix(1);
@@ -136,25 +143,29 @@ bool decompress(std::string_view bytes, std::uint64_t size, std::string& out) {
   return is_padding(bytes.substr(in.pos)) && out.size() == end;
 }
 
+// The most that it may take is asked for at once, and is memory only where it is written to.
 std::string encode_body(const PageMap& map) {
   std::string body;
   // Pages lie in their packs in the order of addresses, so that the next one is mostly the one
   // behind the last of that pack: what is written is the difference from that.
   std::vector<std::int64_t> expected(map.packs.size(), 0);
   std::uint64_t end = 0;
-  for (const MapRun& run : map.runs) {
-    put_number(body, (run.address - end) / kPageBytes);
-    put_number(body, run.pages);
-    end = run.address + run.pages * kPageBytes;
-    if (run.pack == kZeroPages) {
-      put_number(body, 0);
-      put_number(body, 0);
-      continue;
+  body.resize_and_overwrite(map.runs.size() * kRunBytesMax, [&](char* const begin, std::size_t) {
+    char* at = begin;
+    for (const MapRun& run : map.runs) {
+      at = put_number(at, (run.address - end) / kPageBytes);
+      at = put_number(at, run.pages);
+      end = run.address + run.pages * kPageBytes;
+      if (run.pack == kZeroPages) {
+        at = put_number(put_number(at, 0), 0);
+        continue;
+      }
+      at = put_number(at, std::uint64_t{run.pack} + 1);
+      at = put_number(at, fold(run.first - expected[run.pack]));
+      expected[run.pack] = static_cast<std::int64_t>(run.first + run.pages);
     }
-    put_number(body, std::uint64_t{run.pack} + 1);
-    put_number(body, fold(run.first - expected[run.pack]));
-    expected[run.pack] = static_cast<std::int64_t>(run.first + run.pages);
-  }
+    return static_cast<std::size_t>(at - begin);
+  });
   return body;
 }
 
@@ -222,8 +233,8 @@ std::string encode_page_map(const PageMap& map) {
   head.body_bytes = body.size();
   head.body_hash = hash_whole(table + body);
   std::string compressed(ZSTD_compressBound(body.size()), '\0');
-  compressed.resize(
-      ZSTD_compress(compressed.data(), compressed.size(), body.data(), body.size(), 3));
+  compressed.resize(ZSTD_compress(compressed.data(), compressed.size(), body.data(), body.size(),
+                                  kCompressionLevel));
   pad(compressed, map.runs.size());
   return std::string(reinterpret_cast<const char*>(&head), sizeof head) + table + compressed;
 }

@@ -33,6 +33,20 @@ TEST(CopyPlan, WhatWasWrittenLastComesFirst) {
   EXPECT_FALSE(plan.next());
 }
 
+TEST(CopyPlan, TheNewestPagesAreThoseOfTheLastPacks) {
+  store::PageMap map = map_of({10, 5, 2, 7});
+  map.append({base, 10, 0, 0});
+  map.append({base + 10 * kPageBytes, 2, 2, 0});
+  map.append({base + 12 * kPageBytes, 3, store::kZeroPages, 0});
+  map.append({base + 15 * kPageBytes, 5, 1, 0});
+  EXPECT_TRUE(newest_pages(map, 0).runs.empty());
+  const auto two = newest_pages(map, 2);
+  EXPECT_EQ(two.packs, map.packs);
+  EXPECT_THAT(two.runs, testing::ElementsAre(map.runs[1]));
+  EXPECT_THAT(newest_pages(map, 3).runs, testing::ElementsAre(map.runs[1], map.runs[3]));
+  EXPECT_EQ(newest_pages(map, 1'000).runs.size(), 3u);
+}
+
 // Pages of a large pack that were written again leave holes in it and break its run into many.
 TEST(CopyPlan, ABlockOfAPackIsReadOnceHoweverManyRunsItIsIn) {
   store::PageMap map = map_of({128, 40});

@@ -6,6 +6,18 @@
 
 namespace baton::agent {
 
+store::PageMap newest_pages(const store::PageMap& map, std::uint64_t pages) {
+  std::vector<std::uint64_t> in_pack(map.packs.size());
+  for (const store::MapRun& run : map.runs)
+    if (run.pack != store::kZeroPages) in_pack[run.pack] += run.pages;
+  std::size_t oldest = map.packs.size();
+  for (std::uint64_t found = 0; oldest > 0 && found < pages;) found += in_pack[--oldest];
+  store::PageMap newest{map.packs, {}};
+  for (const store::MapRun& run : map.runs)
+    if (run.pack != store::kZeroPages && run.pack >= oldest) newest.runs.push_back(run);
+  return newest;
+}
+
 CopyPlan::CopyPlan(const store::PageMap& map) : packs_(map.packs.size()) {
   for (const store::MapRun& run : map.runs) {
     if (run.pack == store::kZeroPages) continue;

@@ -28,6 +28,10 @@ struct CopyStep {
   std::span<const CopyPiece> pieces;
 };
 
+// The runs of the newest packs of a map: as few as have so many pages together. Pages may be named
+// that were written long ago, but in no pack before these.
+store::PageMap newest_pages(const store::PageMap& map, std::uint64_t pages);
+
 // Thread-compatible.
 class CopyPlan {
  public:

@@ -44,10 +44,16 @@ Result<std::unique_ptr<LazyMemory>> LazyMemory::start(Sandbox& sandbox, OpenPack
   std::unique_ptr<LazyMemory> memory(
       new LazyMemory(std::move(guard), std::move(packs), std::move(pages)));
   BATON_CHECK(memory->listen(sandbox.images_directory()));
+  // The folder may be gone by the time they are read.
+  for (const auto& [pid, family] : memory->families_)
+    BATON_CHECK(memory->packs_.hold_all(family->lazy.map));
   memory->copying_ = kBackgroundThreads;
   memory->threads_.emplace_back([self = memory.get()] { self->serve(); });
   for (int i = 0; i < kBackgroundThreads; ++i)
-    memory->threads_.emplace_back([self = memory.get()] { self->copy_in_background(); });
+    memory->threads_.emplace_back([self = memory.get(), i] {
+      if (i == 0) self->plan();
+      self->copy_in_background();
+    });
   return memory;
 }
 
@@ -107,20 +113,22 @@ Status LazyMemory::ready() {
 Status LazyMemory::copy_hot() {
   OpenPacks packs = packs_.another();
   std::vector<char> buffer(CopyPlan::kMostPages * page_bytes);
-  for (std::uint32_t pages = 0; pages < kHotPages;) {
-    std::unique_lock lock(mutex_);
-    const auto next = next_step();
-    lock.unlock();
-    if (!next) break;
-    BATON_CHECK(copy_step(*next->first, next->second, packs, buffer));
-    pages += next->second.pages;
+  const auto pages_each =
+      std::max<std::uint64_t>(1, kHotPages / std::max<std::size_t>(1, families_.size()));
+  for (auto& [pid, family] : families_) {
+    CopyPlan plan(newest_pages(family->lazy.map, pages_each));
+    std::uint64_t pages = 0;
+    for (auto step = plan.next(); step && pages < pages_each; step = plan.next()) {
+      BATON_CHECK(copy_step(*family, *step, packs, buffer));
+      pages += step->pages;
+    }
   }
   return {};
 }
 
 Status LazyMemory::await_hand_over() {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return failure_ || (handed_over_ && planned_); });
+  changed_.wait(lock, [this] { return failure_ || handed_over_; });
   if (failure_) return fail(*failure_);
   for (const auto& [pid, family] : families_)
     if (family->spaces.empty())
@@ -182,16 +190,6 @@ void LazyMemory::serve() {
   ::pthread_setname_np(::pthread_self(), "page-faults");
   prefer_thread();  // the program stands still for it
   auto work = [&]() -> Status {
-    // Here, since CRIU is at work meanwhile.
-    for (auto& [pid, family] : families_) {
-      BATON_CHECK(packs_.open_all(family->lazy.map));
-      family->plan = CopyPlan(family->lazy.map);
-    }
-    {
-      std::lock_guard lock(mutex_);
-      planned_ = true;
-    }
-    changed_.notify_all();
     for (;;) {
       BATON_CHECK(serve_turn());
       std::lock_guard lock(mutex_);
@@ -363,15 +361,31 @@ Status LazyMemory::serve_fault(Family& family, Space& space, std::uint64_t addre
 
 std::optional<std::pair<LazyMemory::Family*, CopyStep>> LazyMemory::next_step() {
   for (auto& [pid, family] : families_)
-    while (const auto step = family->plan.next()) {
-      const bool wanted = std::ranges::any_of(family->spaces, [&](const auto& space) {
-        return std::ranges::any_of(step->pieces, [&](const CopyPiece& piece) {
-          return space->pending.awaits(piece.address, piece.address + piece.pages * page_bytes);
-        });
-      });
-      if (wanted) return std::pair(family.get(), *step);
-    }
+    while (const auto step = family->plan.next())
+      if (wanted(*family, *step)) return std::pair(family.get(), *step);
   return std::nullopt;
+}
+
+bool LazyMemory::wanted(const Family& family, const CopyStep& step) const {
+  return std::ranges::any_of(family.spaces, [&](const auto& space) {
+    return std::ranges::any_of(step.pieces, [&](const CopyPiece& piece) {
+      return space->pending.awaits(piece.address, piece.address + piece.pages * page_bytes);
+    });
+  });
+}
+
+// Once the job runs: it may be some ten milliseconds of work for each gigabyte.
+void LazyMemory::plan() {
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return begun_ || stopping_ || failure_; });
+  }
+  std::map<pid_t, CopyPlan> plans;
+  for (const auto& [pid, family] : families_) plans.emplace(pid, CopyPlan(family->lazy.map));
+  std::lock_guard lock(mutex_);
+  for (auto& [pid, plan] : plans) families_.at(pid)->plan = std::move(plan);
+  planned_ = true;
+  changed_.notify_all();
 }
 
 void LazyMemory::copy_in_background() {
@@ -379,8 +393,8 @@ void LazyMemory::copy_in_background() {
   std::vector<char> buffer(CopyPlan::kMostPages * page_bytes);
   auto work = [&]() -> Status {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return begun_ || stopping_ || failure_; });
-    if (!begun_) return {};
+    changed_.wait(lock, [this] { return planned_ || stopping_ || failure_; });
+    if (!planned_) return {};
     OpenPacks packs = packs_.another();
     for (;;) {
       if (stopping_ || failure_) return {};

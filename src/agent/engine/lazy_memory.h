@@ -4,7 +4,7 @@
 //   start    before CRIU: listens where `criu restore --lazy-pages` looks for a server of pages
 //   ready    in CRIU's last hook: every process has handed its userfaultfd over, and has the pages
 //            that were written last
-//   begin    the job runs: the background copying begins
+//   begin    the job runs: the rest is put in order, and the background copying begins
 //   finish   waits until every page is in its place and nothing of this is left in the job
 //
 // What makes it correct. A page that is neither there nor known to be awaited reads as zero, which
@@ -94,12 +94,14 @@ class LazyMemory {
   Status handle(Family& family, Space& space);
   Status serve_fault(Family& family, Space& space, std::uint64_t address);
 
+  void plan();
   void copy_in_background();
   Status copy_step(Family& family, const CopyStep& step, OpenPacks& packs,
                    std::vector<char>& buffer);
   enum class Put { Done, Changing };
   Result<Put> put(Family& family, const CopyStep& step, const char* data);
   Result<Put> put_piece(Space& space, const PendingPages::Piece& piece, const char* data);
+  bool wanted(const Family& family, const CopyStep& step) const;
   std::optional<std::pair<Family*, CopyStep>> next_step();
   void complete();
   void give_up(Error error);
@@ -116,7 +118,7 @@ class LazyMemory {
   std::map<pid_t, std::unique_ptr<Family>> families_;
   std::vector<std::unique_ptr<Family>> strangers_;  // processes without pages of ours
   bool handed_over_ = false;
-  bool planned_ = false;  // all packs are open, and what is to be copied is known
+  bool planned_ = false;  // what is to be copied in the background is known
   bool begun_ = false;
   int copying_ = 0;  // background threads that are not done
   bool complete_ = false;

@@ -1,21 +1,67 @@
 #include "agent/engine/open_packs.h"
 
 #include <algorithm>
+#include <mutex>
 #include <vector>
 
+#include "sys/byte_source.h"
+
 namespace baton::agent {
+
+namespace fs = std::filesystem;
+
+// A pack is a file until it is first read, and then a reader of which each thread gets another.
+struct OpenPacks::Shared {
+  struct Pack {
+    std::unique_ptr<sys::ByteSource> file;
+    std::unique_ptr<store::PackReader> reader;
+  };
+
+  explicit Shared(fs::path from) : folder(std::move(from)), sources(sys::sources_in(folder)) {}
+
+  Result<std::unique_ptr<store::PackReader>> reader_of(const std::string& hash) {
+    std::lock_guard lock(mutex);
+    Pack& pack = packs[hash];
+    if (!pack.reader) {
+      auto source = [&](const std::string& name) -> Result<std::unique_ptr<sys::ByteSource>> {
+        return pack.file ? std::move(pack.file) : sources(name);
+      };
+      BATON_TRY(pack.reader, store::PackReader::open(source, hash));
+    }
+    return pack.reader->another();
+  }
+
+  const fs::path folder;
+  const sys::OpenSource sources;
+  std::mutex mutex;  // guards what follows
+  std::map<std::string, Pack> packs;
+};
+
+OpenPacks::OpenPacks(const fs::path& folder) : OpenPacks(std::make_shared<Shared>(folder)) {}
+OpenPacks::OpenPacks(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
+OpenPacks::~OpenPacks() = default;
+OpenPacks::OpenPacks(OpenPacks&&) noexcept = default;
+OpenPacks& OpenPacks::operator=(OpenPacks&&) noexcept = default;
+
+Status OpenPacks::hold_all(const store::PageMap& map) {
+  std::lock_guard lock(shared_->mutex);
+  for (const auto& named : map.packs) {
+    auto& pack = shared_->packs[named.hash];
+    if (pack.file || pack.reader) continue;
+    auto file = shared_->sources(named.hash);
+    if (!file && file.error().code() == ErrorCode::NotFound)
+      return fail(ErrorCode::Damaged, fmt::format("pack {}: missing", named.hash));
+    BATON_TRY(pack.file, std::move(file));
+  }
+  return {};
+}
 
 Result<store::PackReader*> OpenPacks::get(const std::string& hash) {
   auto& reader = readers_[hash];
   if (!reader) {
-    BATON_TRY(reader, store::PackReader::open(folder_ / hash));
+    BATON_TRY(reader, shared_->reader_of(hash));
   }
   return reader.get();
-}
-
-Status OpenPacks::open_all(const store::PageMap& map) {
-  for (const auto& pack : map.packs) BATON_CHECK(get(pack.hash));
-  return {};
 }
 
 Status OpenPacks::prove(const store::PageMap& map, const std::stop_token& given_up) {
@@ -34,11 +80,6 @@ Status OpenPacks::prove(const store::PageMap& map, const std::stop_token& given_
   return {};
 }
 
-OpenPacks OpenPacks::another() const {
-  OpenPacks packs(folder_);
-  for (const auto& [hash, reader] : readers_)
-    if (reader) packs.readers_[hash] = reader->another();
-  return packs;
-}
+OpenPacks OpenPacks::another() const { return OpenPacks(shared_); }
 
 }  // namespace baton::agent

@@ -13,24 +13,31 @@
 
 namespace baton::agent {
 
-// Thread-compatible.
+// Thread-compatible; objects that were made by another() may each be used by a thread of its own.
 class OpenPacks {
  public:
-  // `folder`: that of the checkpoint's packs; not needed any more for those that were opened.
-  explicit OpenPacks(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  // `folder`: that of the checkpoint's packs; not needed any more for those that are held.
+  explicit OpenPacks(const std::filesystem::path& folder);
+  ~OpenPacks();
+  OpenPacks(OpenPacks&&) noexcept;
+  OpenPacks& operator=(OpenPacks&&) noexcept;
 
-  // Opens it when it is first asked for. Damaged: names the pack.
+  // Keeps all files open that the map points into. Their indexes, which are large, are read when
+  // they are needed. Damaged: names the pack.
+  Status hold_all(const store::PageMap& map);
+  // Damaged: names the pack.
   Result<store::PackReader*> get(const std::string& hash);
-  // All that the map points into.
-  Status open_all(const store::PageMap& map);
   // Reads every page that the map names and looks whether it is the one that was stored. Damaged:
   // says which is not. Cancelled: given up.
   Status prove(const store::PageMap& map, const std::stop_token& given_up);
-  // The packs opened so far once more, for another thread; what was read of them is shared.
+  // The same packs for another thread; what was and will be read of their indexes is shared.
   OpenPacks another() const;
 
  private:
-  std::filesystem::path folder_;
+  struct Shared;
+  explicit OpenPacks(std::shared_ptr<Shared> shared);
+
+  std::shared_ptr<Shared> shared_;
   std::map<std::string, std::unique_ptr<store::PackReader>> readers_;
 };
 

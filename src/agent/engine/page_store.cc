@@ -133,15 +133,28 @@ PageSet PageStore::missing(const PageSet& wanted) const {
 }
 
 store::PageMap PageStore::map() const {
+  // A program may stand still for this: all that is done for each page is one comparison.
   store::PageMap map;
-  // In the order in which they were made: a restore begins with what was written last.
   std::set<std::uint32_t> used;
-  std::uint32_t last_used = 0;  // a program may stand still for this
+  std::uint32_t last_used = 0;
   for (const auto& [number, chunk] : chunks_)
-    for (std::uint64_t i = 0; i < chunk_pages; ++i)
-      if (chunk.held[i] && chunk.location[i].pack != last_used)
-        used.insert(last_used = chunk.location[i].pack);
-  used.erase(0);
+    for (std::uint64_t i = 0; i < chunk_pages;) {
+      if (!chunk.held[i]) {
+        ++i;
+        continue;
+      }
+      const auto [pack, page] = chunk.location[i];
+      const std::uint64_t begin = i++;
+      // Zeroes are all the same one.
+      for (const std::uint32_t step = pack != 0; i < chunk_pages && chunk.held[i]; ++i)
+        if (chunk.location[i].pack != pack ||
+            chunk.location[i].page != page + step * static_cast<std::uint32_t>(i - begin))
+          break;
+      if (pack != 0 && pack != last_used) used.insert(last_used = pack);
+      map.append({number * chunk_bytes + begin * page_bytes, i - begin,
+                  pack == 0 ? store::kZeroPages : pack, pack == 0 ? 0 : page});
+    }
+  // In the order in which they were made: a restore begins with what was written last.
   std::unordered_map<std::uint32_t, std::uint32_t> index_of;
   for (std::uint32_t number : used) {
     const PagePacks::Pack& pack = packs_->packs().at(number);
@@ -149,19 +162,12 @@ store::PageMap PageStore::map() const {
     index_of[number] = static_cast<std::uint32_t>(map.packs.size());
     map.packs.push_back({pack.hash, pack.pages});
   }
-  std::uint32_t last = 0, last_index = 0;  // mostly the next page's pack, too
-  for (const auto& [number, chunk] : chunks_)
-    for (std::uint64_t i = 0; i < chunk_pages; ++i) {
-      if (!chunk.held[i]) continue;
-      const PageLocation& location = chunk.location[i];
-      store::MapRun run{number * chunk_bytes + i * page_bytes, 1, store::kZeroPages, 0};
-      if (location.pack != 0) {
-        if (location.pack != last) last_index = index_of.at(last = location.pack);
-        run.pack = last_index;
-        run.first = location.page;
-      }
-      map.append(run);
-    }
+  std::uint32_t last = 0, last_index = 0;  // mostly the next run's pack, too
+  for (store::MapRun& run : map.runs) {
+    if (run.pack == store::kZeroPages) continue;
+    if (run.pack != last) last_index = index_of.at(last = run.pack);
+    run.pack = last_index;
+  }
   return map;
 }
 
