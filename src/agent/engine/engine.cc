@@ -42,6 +42,7 @@ class CriuEngine : public Engine {
     std::vector<std::string> names;
     for (const auto& tree : record.trees) names.push_back(tree.name);
     plan.overlay_paths = overlay_paths(names);
+    plan.read_ahead = std::make_shared<ReadAhead>(directory);
     plan.populate_uppers = [this, directory, base,
                             record = std::move(record)](const auto& folders) {
       return populate(directory, base, record, folders);

@@ -92,10 +92,15 @@ struct HeldCheckpoint {
 // much.
 enum class RestoreMemory { Auto, Eager, Lazy };
 
+// What restore() needs of a checkpoint and prepare() has begun to read: beside the sandbox's
+// making.
+class ReadAhead;
+
 struct RestoreOptions {
   RestoreMemory memory = RestoreMemory::Auto;
-  bool leave_stopped_then_kill = false;  // preflight: prove that it restores, never let it run
-  std::stop_token given_up;              // looked at until CRIU begins: Cancelled
+  bool leave_stopped_then_kill = false;   // preflight: prove that it restores, never let it run
+  std::stop_token given_up;               // looked at until CRIU begins: Cancelled
+  std::shared_ptr<ReadAhead> read_ahead;  // of the plan; null: it is read then
 };
 
 // What Sandbox::create() has to be told so that restore() can fill the sandbox.
@@ -107,6 +112,7 @@ struct RestorePlan {
   // node lacks or has in another version.
   std::function<Status(const std::vector<std::pair<std::string, std::filesystem::path>>&)>
       populate_uppers;
+  std::shared_ptr<ReadAhead> read_ahead;  // for RestoreOptions
 };
 
 struct EngineOptions {

@@ -99,7 +99,9 @@ bool RestoreRun::wants_lazy(const RestoreOptions& restore_options, const PageMap
 }
 
 Status RestoreRun::place_images(const RestoreOptions& restore_options) {
-  BATON_TRY(PageMaps maps, read_maps(directory_));
+  auto ahead = restore_options.read_ahead;
+  if (!ahead) ahead = std::make_shared<ReadAhead>(directory_);
+  BATON_TRY(PageMaps maps, ahead->take_maps());
   const bool lazily = wants_lazy(restore_options, maps);
   OpenPacks packs(directory_ / layout::packs_folder);
   BATON_TRY(auto assembled,

@@ -2,15 +2,30 @@
 #pragma once
 
 #include <filesystem>
+#include <future>
+#include <memory>
 #include <string>
 
 #include "agent/engine/assemble.h"
+#include "agent/engine/checkpoint_layout.h"
 #include "agent/engine/engine.h"
 #include "agent/engine/lazy_memory.h"
 #include "agent/engine/record.h"
 #include "criu/session.h"
 
 namespace baton::agent {
+
+// Where the pages of memory lie. Used once.
+class ReadAhead {
+ public:
+  explicit ReadAhead(std::filesystem::path directory)
+      : maps_(std::async(std::launch::async,
+                         [directory = std::move(directory)] { return read_maps(directory); })) {}
+  Result<PageMaps> take_maps() { return maps_.get(); }
+
+ private:
+  std::future<Result<PageMaps>> maps_;
+};
 
 class RestoreRun {
  public:
