@@ -127,6 +127,7 @@ class Agent {
   std::unique_ptr<LeaseTransport> lease_transport_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<LocalCopies> copies_;
+  std::unique_ptr<ReadyKeeper> ready_;
   std::unique_ptr<NodeContext> context_;
   std::unique_ptr<Supervisor> supervisor_;
   std::unique_ptr<Attachment> attachment_;
@@ -160,6 +161,11 @@ Status Agent::prepare() {
   engine.soft_dirty = has_soft_dirty(criu_);
   BATON_TRY(engine_, make_engine(engine));
   BATON_TRY(copies_, LocalCopies::open(options_.data / "copies"));
+  ready_ = std::make_unique<ReadyKeeper>([this] {
+    constexpr std::uint64_t kPartOfFree = 8;
+    return options_.standby_memory_bytes.value_or(
+        (sampler_->memory_free_bytes() + ready_->bytes()) / kPartOfFree);
+  });
   make_context();
   supervisor_ = std::make_unique<Supervisor>(*context_);
   attachment_ = std::make_unique<Attachment>(
@@ -188,6 +194,7 @@ void Agent::make_context() {
       .lease = lease_,
       .copies = *copies_,
       .registered = registered_,
+      .ready = ready_.get(),
       .now_ns = boot_time_ns,
       .send_result = [this](const pb::OrderResult& result) { attachment_->send(result); },
       .memory_free_bytes = [this] { return sampler_->memory_free_bytes(); },
@@ -342,6 +349,12 @@ void add_options(CLI::App& app, AgentOptions& options) {
   app.add_option("--standby-limit", options.standby_limit_bytes,
                  "Most that this node keeps of checkpoints of jobs that run elsewhere, such as "
                  "20GB. Default: until 5 % of the disk are left")
+      ->transform(CLI::AsSizeValue(false));
+  app.add_option(
+         "--standby-memory", options.standby_memory_bytes,
+         "Memory in which this node keeps the pages of such jobs decompressed, so that they "
+         "are at work sooner when they come here, such as 4GB; 0: none. Default: an eighth "
+         "of what is free")
       ->transform(CLI::AsSizeValue(false));
   app.add_option("--bandwidth", options.bandwidth,
                  "Most that checkpoints may take of the network, in bytes per second and in each "

@@ -15,6 +15,7 @@
 #include "agent/factory.h"
 #include "agent/lease.h"
 #include "agent/local_copies.h"
+#include "agent/ready_keeper.h"
 #include "agent/roster.h"
 
 namespace baton::agent {
@@ -57,6 +58,7 @@ struct NodeContext {
   LeaseClock& lease;
   LocalCopies& copies;
   RegistrationGate& registered;
+  ReadyKeeper* ready = nullptr;  // may be null
 
   std::function<std::int64_t()> now_ns;                     // boot time
   std::function<void(const pb::OrderResult&)> send_result;  // dropped when nobody listens

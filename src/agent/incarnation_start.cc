@@ -154,8 +154,10 @@ Status Incarnation::restore_from(const LocalCopy& copy, pb::OrderResult& result)
   BATON_CHECK(check_ready());
   BATON_CHECK(fault("agent.restore.before_criu"));
   std::string log_tail;
-  Status restored =
-      node_.engine.restore(*sandbox_, copy.directory(), {.read_ahead = plan.read_ahead}, &log_tail);
+  Status restored = node_.engine.restore(
+      *sandbox_, copy.directory(),
+      {.ready = node_.ready ? node_.ready->take(job()) : nullptr, .read_ahead = plan.read_ahead},
+      &log_tail);
   if (!restored) {
     result.set_log_tail(log_tail);
     return fail(node_problem(std::move(restored).error()));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 namespace baton::agent {
@@ -17,6 +18,8 @@ struct AgentOptions {
   std::string node_cgroup;            // below the hierarchies' mount points; "": this process's own
   bool kill_jobs_on_exit = false;
   std::uint64_t standby_limit_bytes = 0;  // 0: what the disk allows
+  // For memory of such jobs, decompressed; absent: an eighth of what is free.
+  std::optional<std::uint64_t> standby_memory_bytes;
   std::uint64_t bandwidth = 0;  // bytes per second for checkpoints nobody waits for; 0: no limit
   std::string log_level = "info";
 };

@@ -134,6 +134,7 @@ pb::OrderResult Stager::execute(JobId job, Work& work) {
     BATON_TRY(const Fetched fetched, fetch_checkpoint(node_, request, work.cancel));
     result.set_fetch_ms(fetched.ms);
     result.set_fetched_bytes(fetched.bytes);
+    if (node_.ready) node_.ready->staged(job, fetched.copy);
     spdlog::debug("job {}: checkpoint {} is ready here, {} KiB fetched in {:.1f} ms", job,
                   work.number, fetched.bytes >> 10, fetched.ms);
     return {};
@@ -148,6 +149,7 @@ pb::OrderResult Stager::execute(JobId job, Work& work) {
 }
 
 Status Stager::drop(JobId job) {
+  if (node_.ready) node_.ready->drop(job);
   const auto copy = node_.copies.find(job);
   if (!copy || !copy->staged()) return {};
   if (lives_here_(job))

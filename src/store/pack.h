@@ -80,6 +80,10 @@ class PackReader {
                                                   const std::string& name);
   ~PackReader();
 
+  // The same pack with all of its pages in memory, pages() * kPageBytes, as they are: each is
+  // compared with its hash still. The memory is that of all readers that another() makes of it.
+  Result<std::unique_ptr<PackReader>> expanded() const;
+
   // A reader of the same pack for another thread. What open() read and checked is shared.
   std::unique_ptr<PackReader> another() const;
 
@@ -100,11 +104,13 @@ class PackReader {
     std::vector<PageHash> hashes;
     const std::unique_ptr<Extents> extents;
   };
-  explicit PackReader(std::shared_ptr<const Index> index);
+  PackReader(std::shared_ptr<const Index> index, std::shared_ptr<char> expanded);
   Status read_extent(std::uint32_t number, char* out);
+  Status check(std::uint32_t first, std::uint32_t count, const char* content) const;
   std::uint32_t extent_pages(std::uint32_t number) const;
 
   const std::shared_ptr<const Index> index_;
+  const std::shared_ptr<char> expanded_;  // may be null
   // Empty until they are needed: there may be hundreds of readers.
   std::vector<char> stored_;     // an extent as it lies in the file
   std::vector<char> extent_;     // the last one of which only a part was wanted …

@@ -1,4 +1,5 @@
 #include <lz4.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstring>
@@ -37,7 +38,8 @@ std::unexpected<Error> PackReader::Index::damaged(std::string_view why) const {
   return fail(ErrorCode::Damaged, fmt::format("pack {}: {}", source->name(), why));
 }
 
-PackReader::PackReader(std::shared_ptr<const Index> index) : index_(std::move(index)) {}
+PackReader::PackReader(std::shared_ptr<const Index> index, std::shared_ptr<char> expanded)
+    : index_(std::move(index)), expanded_(std::move(expanded)) {}
 
 PackReader::~PackReader() = default;
 
@@ -53,11 +55,26 @@ Result<std::unique_ptr<PackReader>> PackReader::open(const sys::OpenSource& sour
   if (!source) return fail(std::move(source).error());
   auto index = std::make_shared<Index>(std::move(*source));
   BATON_CHECK(index->load());
-  return std::unique_ptr<PackReader>(new PackReader(std::move(index)));
+  return std::unique_ptr<PackReader>(new PackReader(std::move(index), nullptr));
 }
 
 std::unique_ptr<PackReader> PackReader::another() const {
-  return std::unique_ptr<PackReader>(new PackReader(index_));
+  return std::unique_ptr<PackReader>(new PackReader(index_, expanded_));
+}
+
+Result<std::unique_ptr<PackReader>> PackReader::expanded() const {
+  if (expanded_ || pages() == 0) return another();
+  const std::size_t size = pages() * kPageBytes;
+  void* const memory =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED)
+    return fail_errno(fmt::format("memory for {} MiB of pages", size >> 20));
+  std::shared_ptr<char> pages_of(static_cast<char*>(memory),
+                                 [size](char* at) { ::munmap(at, size); });
+  ::munlock(memory, size);  // whatever holds for the rest of this process
+  const auto reader = another();
+  BATON_CHECK(reader->read(0, pages(), pages_of.get()));
+  return std::unique_ptr<PackReader>(new PackReader(index_, std::move(pages_of)));
 }
 
 Status PackReader::Index::load() {
@@ -112,16 +129,23 @@ Status PackReader::read_extent(std::uint32_t number, char* out) {
        LZ4_decompress_safe(stored_.data(), out, static_cast<int>(extent.stored_bytes),
                            static_cast<int>(size)) != static_cast<int>(size)))
     return index_->damaged(fmt::format("extent {} does not decompress", number));
+  return check(number * kExtentPages, count, out);
+}
+
+Status PackReader::check(std::uint32_t first, std::uint32_t count, const char* content) const {
   for (std::uint32_t i = 0; i < count; ++i)
-    if (hash_page(out + i * kPageBytes) != index_->hashes[number * kExtentPages + i])
-      return index_->damaged(
-          fmt::format("page {} has a wrong checksum", number * kExtentPages + i));
+    if (hash_page(content + i * kPageBytes) != index_->hashes[first + i])
+      return index_->damaged(fmt::format("page {} has a wrong checksum", first + i));
   return {};
 }
 
 Status PackReader::read(std::uint32_t first, std::uint32_t count, char* out) {
   if (first > pages() || count > pages() - first)
     return index_->damaged("it has fewer pages than wanted");
+  if (expanded_) {
+    std::memcpy(out, expanded_.get() + first * kPageBytes, count * kPageBytes);
+    return check(first, count, out);
+  }
   while (count > 0) {
     const std::uint32_t number = first / kExtentPages;
     const std::uint32_t skip = first % kExtentPages;

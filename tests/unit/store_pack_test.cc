@@ -240,5 +240,37 @@ TEST(PageMap, IsSmall) {
   EXPECT_LT(encode_page_map(map).size(), 400'000u);
 }
 
+TEST_F(PackTest, ExpandedItReadsTheSameWithoutItsFile) {
+  const SealedPack pack = write(100);
+  auto reader = PackReader::open(path(pack));
+  ASSERT_TRUE(reader);
+  auto expanded = (*reader)->expanded();
+  ASSERT_TRUE(expanded) << expanded.error().message();
+  ASSERT_EQ((*expanded)->pages(), 100u);
+  std::filesystem::resize_file(path(pack), 10);
+  reader->reset();
+  const auto another = (*expanded)->another();
+  expanded->reset();
+  std::string content(3 * kPageBytes, '\0');
+  for (std::uint32_t first : {0, 14, 97}) {
+    ASSERT_TRUE(another->read(first, 3, content.data()));
+    EXPECT_EQ(content, make_page(first) + make_page(first + 1) + make_page(first + 2));
+  }
+  EXPECT_FALSE(another->read(98, 3, content.data()));
+  EXPECT_TRUE((*another->expanded())->read(0, 3, content.data()));
+}
+
+TEST_F(PackTest, ADamagedPackIsNotExpanded) {
+  const SealedPack pack = write(100, false);
+  std::fstream(path(pack), std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(50 * kPageBytes)
+      .put('!');
+  auto reader = PackReader::open(path(pack));
+  ASSERT_TRUE(reader);
+  const auto expanded = (*reader)->expanded();
+  ASSERT_FALSE(expanded);
+  EXPECT_EQ(expanded.error().code(), ErrorCode::Damaged);
+}
+
 }  // namespace
 }  // namespace baton::store

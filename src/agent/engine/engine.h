@@ -95,12 +95,14 @@ enum class RestoreMemory { Auto, Eager, Lazy };
 // What restore() needs of a checkpoint and prepare() has begun to read: beside the sandbox's
 // making.
 class ReadAhead;
+class ReadyPacks;
 
 struct RestoreOptions {
   RestoreMemory memory = RestoreMemory::Auto;
-  bool leave_stopped_then_kill = false;   // preflight: prove that it restores, never let it run
-  std::stop_token given_up;               // looked at until CRIU begins: Cancelled
-  std::shared_ptr<ReadAhead> read_ahead;  // of the plan; null: it is read then
+  bool leave_stopped_then_kill = false;     // preflight: prove that it restores, never let it run
+  std::stop_token given_up;                 // looked at until CRIU begins: Cancelled
+  std::shared_ptr<const ReadyPacks> ready;  // packs that need not be decompressed; may be null
+  std::shared_ptr<ReadAhead> read_ahead;    // of the plan; null: it is read then
 };
 
 // What Sandbox::create() has to be told so that restore() can fill the sandbox.

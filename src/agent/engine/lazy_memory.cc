@@ -197,6 +197,7 @@ void LazyMemory::serve() {
     }
   };
   if (Status status = work(); !status) give_up(std::move(status).error());
+  packs_ = OpenPacks(fs::path());  // they may be all of the job's memory once more
 }
 
 Status LazyMemory::serve_turn() {

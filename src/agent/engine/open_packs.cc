@@ -17,11 +17,13 @@ struct OpenPacks::Shared {
     std::unique_ptr<store::PackReader> reader;
   };
 
-  explicit Shared(fs::path from) : folder(std::move(from)), sources(sys::sources_in(folder)) {}
+  Shared(const fs::path& folder, std::shared_ptr<const ReadyPacks> decompressed)
+      : sources(sys::sources_in(folder)), ready(std::move(decompressed)) {}
 
   Result<std::unique_ptr<store::PackReader>> reader_of(const std::string& hash) {
     std::lock_guard lock(mutex);
     Pack& pack = packs[hash];
+    if (!pack.reader && ready) pack.reader = ready->reader(hash);
     if (!pack.reader) {
       auto source = [&](const std::string& name) -> Result<std::unique_ptr<sys::ByteSource>> {
         return pack.file ? std::move(pack.file) : sources(name);
@@ -31,13 +33,14 @@ struct OpenPacks::Shared {
     return pack.reader->another();
   }
 
-  const fs::path folder;
   const sys::OpenSource sources;
+  const std::shared_ptr<const ReadyPacks> ready;
   std::mutex mutex;  // guards what follows
   std::map<std::string, Pack> packs;
 };
 
-OpenPacks::OpenPacks(const fs::path& folder) : OpenPacks(std::make_shared<Shared>(folder)) {}
+OpenPacks::OpenPacks(const fs::path& folder, std::shared_ptr<const ReadyPacks> ready)
+    : OpenPacks(std::make_shared<Shared>(folder, std::move(ready))) {}
 OpenPacks::OpenPacks(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
 OpenPacks::~OpenPacks() = default;
 OpenPacks::OpenPacks(OpenPacks&&) noexcept = default;
@@ -47,6 +50,7 @@ Status OpenPacks::hold_all(const store::PageMap& map) {
   std::lock_guard lock(shared_->mutex);
   for (const auto& named : map.packs) {
     auto& pack = shared_->packs[named.hash];
+    if (!pack.reader && shared_->ready) pack.reader = shared_->ready->reader(named.hash);
     if (pack.file || pack.reader) continue;
     auto file = shared_->sources(named.hash);
     if (!file && file.error().code() == ErrorCode::NotFound)

@@ -7,6 +7,7 @@
 #include <stop_token>
 #include <string>
 
+#include "agent/engine/ready_packs.h"
 #include "base/result.h"
 #include "store/pack.h"
 #include "store/page_map.h"
@@ -17,7 +18,9 @@ namespace baton::agent {
 class OpenPacks {
  public:
   // `folder`: that of the checkpoint's packs; not needed any more for those that are held.
-  explicit OpenPacks(const std::filesystem::path& folder);
+  // `ready`: some of them, decompressed; may be null.
+  explicit OpenPacks(const std::filesystem::path& folder,
+                     std::shared_ptr<const ReadyPacks> ready = nullptr);
   ~OpenPacks();
   OpenPacks(OpenPacks&&) noexcept;
   OpenPacks& operator=(OpenPacks&&) noexcept;

@@ -103,7 +103,7 @@ Status RestoreRun::place_images(const RestoreOptions& restore_options) {
   if (!ahead) ahead = std::make_shared<ReadAhead>(directory_);
   BATON_TRY(PageMaps maps, ahead->take_maps());
   const bool lazily = wants_lazy(restore_options, maps);
-  OpenPacks packs(directory_ / layout::packs_folder);
+  OpenPacks packs(directory_ / layout::packs_folder, restore_options.ready);
   BATON_TRY(auto assembled,
             assemble_memory(directory_, std::move(maps), packs, sandbox_.images_directory(), lazily,
                             restore_options.given_up));
