@@ -91,6 +91,9 @@ class PackReader {
   const PageHash& hash(std::uint32_t page) const { return index_->hashes[page]; }
   // Pages [first, first + count) into `out` (count * kPageBytes). Damaged: names the pack.
   Status read(std::uint32_t first, std::uint32_t count, char* out);
+  // The same without a copy where there is one in memory already, else in `buffer`; good as long as
+  // both are.
+  Result<const char*> view(std::uint32_t first, std::uint32_t count, char* buffer);
 
  private:
   struct Extents;
@@ -105,6 +108,7 @@ class PackReader {
     const std::unique_ptr<Extents> extents;
   };
   PackReader(std::shared_ptr<const Index> index, std::shared_ptr<char> expanded);
+  bool has(std::uint32_t first, std::uint32_t count) const;
   Status read_extent(std::uint32_t number, char* out);
   Status check(std::uint32_t first, std::uint32_t count, const char* content) const;
   std::uint32_t extent_pages(std::uint32_t number) const;

@@ -139,9 +139,22 @@ Status PackReader::check(std::uint32_t first, std::uint32_t count, const char* c
   return {};
 }
 
+bool PackReader::has(std::uint32_t first, std::uint32_t count) const {
+  return first <= pages() && count <= pages() - first;
+}
+
+Result<const char*> PackReader::view(std::uint32_t first, std::uint32_t count, char* buffer) {
+  if (!expanded_ || !has(first, count)) {
+    BATON_CHECK(read(first, count, buffer));
+    return buffer;
+  }
+  const char* const content = expanded_.get() + first * kPageBytes;
+  BATON_CHECK(check(first, count, content));
+  return content;
+}
+
 Status PackReader::read(std::uint32_t first, std::uint32_t count, char* out) {
-  if (first > pages() || count > pages() - first)
-    return index_->damaged("it has fewer pages than wanted");
+  if (!has(first, count)) return index_->damaged("it has fewer pages than wanted");
   if (expanded_) {
     std::memcpy(out, expanded_.get() + first * kPageBytes, count * kPageBytes);
     return check(first, count, out);

@@ -257,6 +257,11 @@ TEST_F(PackTest, ExpandedItReadsTheSameWithoutItsFile) {
     EXPECT_EQ(content, make_page(first) + make_page(first + 1) + make_page(first + 2));
   }
   EXPECT_FALSE(another->read(98, 3, content.data()));
+  const auto view = another->view(50, 2, content.data());
+  ASSERT_TRUE(view);
+  EXPECT_NE(*view, content.data());
+  EXPECT_EQ(std::string(*view, 2 * kPageBytes), make_page(50) + make_page(51));
+  EXPECT_FALSE(another->view(99, 2, content.data()));
   EXPECT_TRUE((*another->expanded())->read(0, 3, content.data()));
 }
 

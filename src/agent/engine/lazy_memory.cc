@@ -417,12 +417,12 @@ void LazyMemory::copy_in_background() {
 Status LazyMemory::copy_step(Family& family, const CopyStep& step, OpenPacks& packs,
                              std::vector<char>& buffer) {
   BATON_TRY(store::PackReader * pack, packs.get(family.lazy.map.packs[step.pack].hash));
-  BATON_CHECK(pack->read(step.first, step.pages, buffer.data()));
+  BATON_TRY(const char* const content, pack->view(step.first, step.pages, buffer.data()));
   for (;;) {
     {
       const auto lock = lock_in_background();
       if (stopping_ || failure_) return {};
-      BATON_TRY(const Put put, this->put(family, step, buffer.data()));
+      BATON_TRY(const Put put, this->put(family, step, content));
       if (put == Put::Done) return {};
     }
     // The thread that serves will be told how at once.
