@@ -1,8 +1,8 @@
 // Serves the missing pages of another process through a userfaultfd that was made in it with
 // UFFD_EVENT_FORK, _REMAP, _REMOVE and _UNMAP (ioctl_userfaultfd(2), userfaultfd(2)).
 //
-// Not thread-safe. An event must be read and acted upon before pages are put where it says that
-// the layout has changed: keep both under one lock.
+// An event must be read and acted upon before pages are put where it says that the layout has
+// changed: by one thread, while none puts any. Several may put pages at the same time.
 #pragma once
 
 #include <cstddef>

@@ -170,12 +170,13 @@ void LazyMemory::give_up(Error error) {
 
 // Threads that take the lock again and again, as the background does, leave it to nobody who sleeps
 // for it: a fault would wait for seconds on a busy machine. So they are told to let it pass.
-std::unique_lock<std::mutex> LazyMemory::lock_for_faults() {
+LazyMemory::AllLocked LazyMemory::lock_for_faults() {
   faults_first_ = true;
-  std::unique_lock lock(mutex_);
+  std::unique_lock layout(layout_);
+  std::unique_lock rest(mutex_);
   faults_first_ = false;
   changed_.notify_all();
-  return lock;
+  return {std::move(layout), std::move(rest)};
 }
 
 std::unique_lock<std::mutex> LazyMemory::lock_in_background() {
@@ -212,7 +213,7 @@ Status LazyMemory::serve_turn() {
     return {};
   };
   {
-    const auto lock = lock_for_faults();
+    std::lock_guard lock(mutex_);
     BATON_CHECK(each([&](Family&, Space& space) -> Status {
       waiting |= !space.waiting.empty();
       return {};
@@ -343,8 +344,11 @@ Status LazyMemory::serve_fault(Family& family, Space& space, std::uint64_t addre
                            static_cast<std::uint32_t>(end - begin), data));
     const std::uint64_t from = run->address + (begin - run->first) * page_bytes;
     for (const auto& piece : space.pending.from_image(from, from + (end - begin) * page_bytes)) {
-      BATON_TRY(const Put put, put_piece(space, piece, data + (piece.image - from)));
-      if (put == Put::Changing) {
+      std::vector<Settled> settled;
+      const auto put = LazyMemory::put({&space, piece, data + (piece.image - from)}, settled);
+      settle(settled);
+      BATON_CHECK(put);
+      if (*put == Put::Changing) {
         space.waiting.push_back(address);
         return {};
       }
@@ -419,11 +423,26 @@ Status LazyMemory::copy_step(Family& family, const CopyStep& step, OpenPacks& pa
   BATON_TRY(store::PackReader * pack, packs.get(family.lazy.map.packs[step.pack].hash));
   BATON_TRY(const char* const content, pack->view(step.first, step.pages, buffer.data()));
   for (;;) {
+    lock_in_background().unlock();  // whoever serves a fault goes first
     {
-      const auto lock = lock_in_background();
+      std::shared_lock layout(layout_);
+      std::unique_lock lock(mutex_);
       if (stopping_ || failure_) return {};
-      BATON_TRY(const Put put, this->put(family, step, content));
-      if (put == Put::Done) return {};
+      const auto parts = parts_of(family, step, content);
+      lock.unlock();
+      std::vector<Settled> settled;
+      bool changing = false;
+      Status status;
+      for (const Part& part : parts) {
+        auto outcome = put(part, settled);
+        if (!outcome) status = fail(std::move(outcome).error());
+        if (!status) break;
+        changing |= *outcome == Put::Changing;
+      }
+      lock.lock();
+      settle(settled);
+      BATON_CHECK(std::move(status));
+      if (!changing) return {};
     }
     // The thread that serves will be told how at once.
     ::poll(nullptr, 0, kChangingPollMs);
@@ -431,40 +450,43 @@ Status LazyMemory::copy_step(Family& family, const CopyStep& step, OpenPacks& pa
 }
 
 // What the kernel has to tell is left to the thread that serves: it alone knows what still waits.
-Result<LazyMemory::Put> LazyMemory::put(Family& family, const CopyStep& step, const char* data) {
-  bool changing = false;
-  for (auto& space : family.spaces) {
+std::vector<LazyMemory::Part> LazyMemory::parts_of(const Family& family, const CopyStep& step,
+                                                   const char* data) const {
+  std::vector<Part> parts;
+  for (const auto& space : family.spaces)
     for (const CopyPiece& piece : step.pieces) {
       const char* content = data + (piece.first - step.first) * page_bytes;
-      for (const auto& part :
-           space->pending.from_image(piece.address, piece.address + piece.pages * page_bytes)) {
-        BATON_TRY(const Put put, put_piece(*space, part, content + (part.image - piece.address)));
-        changing |= put == Put::Changing;
-      }
+      for (const auto& awaited :
+           space->pending.from_image(piece.address, piece.address + piece.pages * page_bytes))
+        parts.push_back({space.get(), awaited, content + (awaited.image - piece.address)});
     }
-  }
-  return changing ? Put::Changing : Put::Done;
+  return parts;
 }
 
-Result<LazyMemory::Put> LazyMemory::put_piece(Space& space, const PendingPages::Piece& piece,
-                                              const char* data) {
+void LazyMemory::settle(const std::vector<Settled>& settled) {
+  for (const auto& [space, start, end] : settled) space->pending.drop(start, end);
+}
+
+Result<LazyMemory::Put> LazyMemory::put(const Part& part, std::vector<Settled>& settled) {
+  auto& [space, piece, data] = part;
   std::uint64_t at = piece.start;
   std::size_t most = piece.end - piece.start;
   std::uint64_t asked_again = 0;
+  auto passed = [&](std::uint64_t bytes) {
+    settled.push_back({space, at, at + bytes});
+    at += bytes;
+  };
   while (at < piece.end) {
     std::size_t done = 0;
     const std::size_t size = std::min<std::size_t>(most, piece.end - at);
-    BATON_TRY(const Outcome outcome, space.faults.fill(at, data + (at - piece.start), size, &done));
+    BATON_TRY(const Outcome outcome,
+              space->faults.fill(at, data + (at - piece.start), size, &done));
     switch (outcome) {
       case Outcome::Filled:
-      case Outcome::Partly:
-        space.pending.drop(at, at + done);
-        at += done;
-        break;
+      case Outcome::Partly: passed(done); break;
       case Outcome::Present:
-        space.faults.wake(at, page_bytes);
-        space.pending.drop(at, at + page_bytes);
-        at += page_bytes;
+        space->faults.wake(at, page_bytes);
+        passed(page_bytes);
         break;
       case Outcome::Changing: return Put::Changing;
       case Outcome::Unmapped:
@@ -476,16 +498,16 @@ Result<LazyMemory::Put> LazyMemory::put_piece(Space& space, const PendingPages::
           break;
         }
         if (std::exchange(asked_again, at) != at) break;
-        space.pending.drop(at, at + page_bytes);
-        at += page_bytes;
+        passed(page_bytes);
         break;
-      case Outcome::Ended: space.pending.clear(); return Put::Done;
+      case Outcome::Ended: settled.push_back({space, 0, UINT64_MAX}); return Put::Done;
     }
   }
   return Put::Done;
 }
 
-// Under the lock. Closing the last descriptor takes all of this out of the job.
+// Under the lock, and nobody puts pages any more. Closing the last descriptor takes all of this out
+// of the job.
 void LazyMemory::complete() {
   std::uint64_t missing = 0;
   for (auto& [pid, family] : families_)

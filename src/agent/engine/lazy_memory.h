@@ -10,10 +10,10 @@
 // What makes it correct. A page that is neither there nor known to be awaited reads as zero, which
 // is what it held at the checkpoint or what munmap() and madvise() since made of it; the kernel
 // tells of these, of mremap() and of fork() before pages can be put anywhere (UFFDIO_COPY fails
-// with EAGAIN until they were read), and both happen under one lock. If this process dies, the
-// kernel would let all that is missing read as zero: so pid 1 of the sandbox holds the userfaultfds
-// as well, and ends everything when it sees us go (SandboxGuard). The same when a page can't be
-// read.
+// with EAGAIN until they were read), and nobody puts any while they are acted upon. If this process
+// dies, the kernel would let all that is missing read as zero: so pid 1 of the sandbox holds the
+// userfaultfds as well, and ends everything when it sees us go (SandboxGuard). The same when a page
+// can't be read.
 //
 // What can't be told: the kernel does not order a fork and an munmap() or madvise() of another
 // thread at the same time. The child then may lack what was dropped after it was made.
@@ -26,6 +26,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <thread>
 #include <vector>
 
@@ -81,7 +82,11 @@ class LazyMemory {
              std::map<pid_t, LazyPages> pages);
   Status listen(const std::filesystem::path& images);
 
-  std::unique_lock<std::mutex> lock_for_faults();
+  struct AllLocked {
+    std::unique_lock<std::shared_mutex> layout;
+    std::unique_lock<std::mutex> rest;
+  };
+  AllLocked lock_for_faults();
   std::unique_lock<std::mutex> lock_in_background();
 
   Status await_hand_over();
@@ -98,9 +103,21 @@ class LazyMemory {
   void copy_in_background();
   Status copy_step(Family& family, const CopyStep& step, OpenPacks& packs,
                    std::vector<char>& buffer);
+  // A part of a space that is awaited, and what belongs there.
+  struct Part {
+    Space* space;
+    PendingPages::Piece piece;
+    const char* data;
+  };
+  // What came of it: [start, end) of the space is awaited no more.
+  struct Settled {
+    Space* space;
+    std::uint64_t start, end;
+  };
   enum class Put { Done, Changing };
-  Result<Put> put(Family& family, const CopyStep& step, const char* data);
-  Result<Put> put_piece(Space& space, const PendingPages::Piece& piece, const char* data);
+  static Result<Put> put(const Part& part, std::vector<Settled>& settled);
+  static void settle(const std::vector<Settled>& settled);
+  std::vector<Part> parts_of(const Family& family, const CopyStep& step, const char* data) const;
   bool wanted(const Family& family, const CopyStep& step) const;
   std::optional<std::pair<Family*, CopyStep>> next_step();
   void complete();
@@ -111,7 +128,9 @@ class LazyMemory {
   Fd wake_;
   Fd epoll_;
 
-  mutable std::mutex mutex_;  // guards what follows; held while pages are put
+  // Held by all who put pages, and alone by who acts upon the kernel's events. Before the other.
+  std::shared_mutex layout_;
+  mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::atomic<bool> faults_first_{false};
   std::unique_ptr<SandboxGuard> guard_;
