@@ -105,8 +105,9 @@ Status Controller::take_up(const ControllerOptions& options) {
   }
   loop_ = std::make_unique<Loop>(std::move(state),
                                  Loop::Stores{*db_, *checkpoints_, *logs_, events_, *ballast_});
-  context_ = std::make_unique<ServiceContext>(ServiceContext{
-      *loop_, calls_, *members_, *access_, policy, options.lease_ms, wall_time_ms()});
+  context_ = std::make_unique<ServiceContext>(ServiceContext{*loop_, calls_, *members_, *access_,
+                                                             policy, options.lease_ms,
+                                                             wall_time_ms(), options.most_jobs});
   bulk_ = std::make_unique<Bulk>(*context_);
   if (!members_->lost().empty()) tell_members_lost();
   return remove_orphans();

@@ -124,6 +124,7 @@ class Import {
   Result<Ticket> make_visible(const Description& description) {
     return context_.loop.with_lock([&](Loop::Locked& l) -> Result<Ticket> {
       BATON_CHECK(check_free(l, description.spec.name()));
+      BATON_CHECK(check_job_count(l.state.jobs.size(), context_.most_jobs));
       core::ImportJob input;
       input.job = record_from_spec(description.spec, merge(core::Policy(), context_.policy));
       input.job.id = job_;

@@ -19,6 +19,7 @@ struct ControllerOptions {
   std::string socket;                   // empty: <data>/baton.sock
   bool insecure = false;                // TCP without TLS: loopback only
   std::uint32_t lease_ms = 3'000;
+  std::size_t most_jobs = 100'000;  // that it knows, also those that have ended
   std::filesystem::path policy_file;
   v1::Policy policy;  // overrides of the file
   StoreKeySource store_key;

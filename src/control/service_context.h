@@ -16,6 +16,7 @@ struct ServiceContext {
   v1::Policy policy;  // the cluster's, every field set
   std::uint32_t lease_ms = 0;
   std::int64_t started_wall_ms = 0;
+  std::size_t most_jobs = SIZE_MAX;
 };
 
 }  // namespace baton::control

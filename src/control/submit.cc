@@ -31,6 +31,7 @@ Result<JobId> ApiService::submit(Call* call, v1::JobSpec spec, std::stop_token s
   BATON_CHECK(logs.get(id));
   if (spec.workdir().empty()) spec.set_workdir("/");
   auto applied = context_.loop.with_lock([&](Loop::Locked& l) -> Result<Loop::Applied> {
+    BATON_CHECK(check_job_count(l.state.jobs.size(), context_.most_jobs));
     if (!spec.node().empty()) BATON_CHECK(l.state.find_node(spec.node()));
     if (spec.name().empty()) spec.set_name(made_up_name(spec.argv(0), id));
     if (l.state.core.find_job(std::string_view(spec.name())))

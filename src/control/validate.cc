@@ -173,6 +173,14 @@ Status check_policy(const v1::Policy& policy) {
   return {};
 }
 
+Status check_job_count(std::size_t known, std::size_t most) {
+  if (known < most) return {};
+  return fail(ErrorCode::FailedPrecondition,
+              fmt::format("{} jobs are known, as many as may be (--most-jobs of the controller); "
+                          "remove some that have ended (baton rm)",
+                          known));
+}
+
 Status check_job_spec(const v1::JobSpec& spec) {
   if (!spec.name().empty()) BATON_CHECK(check_job_name(spec.name()));
   BATON_CHECK(check_arguments(spec));

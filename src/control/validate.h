@@ -16,6 +16,8 @@ Status check_job_name(std::string_view name);
 Status check_node_name(std::string_view name);
 // [a-zA-Z0-9_.-]{1,63}.
 Status check_pin_name(std::string_view name);
+// FailedPrecondition: as many jobs are known as may be.
+Status check_job_count(std::size_t known, std::size_t most);
 // Everything in the spec that can be judged without knowing the cluster. An empty name is fine.
 Status check_job_spec(const v1::JobSpec& spec);
 Status check_policy(const v1::Policy& policy);

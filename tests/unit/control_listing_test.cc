@@ -25,6 +25,28 @@ TEST_F(ControllerTest, AListOfJobsComesInPages) {
   EXPECT_FALSE(all->more());
 }
 
+class FewJobs : public ControllerTest {
+ protected:
+  ControllerOptions options() const override {
+    ControllerOptions options = ControllerTest::options();
+    options.most_jobs = 2;
+    return options;
+  }
+};
+
+TEST_F(FewJobs, NoMoreJobsAreTakenThanTheControllerIsToKnow) {
+  ASSERT_OK(run(spec("a")));
+  ASSERT_OK(run(spec("b")));
+  const auto refused = run(spec("c"));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), ErrorCode::FailedPrecondition);
+  EXPECT_THAT(refused.error().message(), testing::HasSubstr("baton rm"));
+  v1::JobRef ref;
+  ref.set_name_or_id("a");
+  ASSERT_OK(call(&v1::Api::Stub::Remove, ref));
+  EXPECT_TRUE(run(spec("c")));
+}
+
 TEST_F(ControllerTest, NodesAreListedWithTheirCpuFeaturesOnlyWhenAskedFor) {
   fakes::FakeAgent agent(address_, "node-1");
   v1::RegisterRequest registration;

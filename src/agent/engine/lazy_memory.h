@@ -86,11 +86,11 @@ class LazyMemory {
     std::unique_lock<std::shared_mutex> layout;
     std::unique_lock<std::mutex> rest;
   };
-  AllLocked lock_for_faults();
-  std::unique_lock<std::mutex> lock_in_background();
 
   Status await_hand_over();
-  Status copy_hot();
+
+  // lazy_memory_serve.cc: pages that are touched
+  AllLocked lock_for_faults();
   void serve();
   Status serve_turn();
   Status take_connection();
@@ -99,6 +99,10 @@ class LazyMemory {
   Status handle(Family& family, Space& space);
   Status serve_fault(Family& family, Space& space, std::uint64_t address);
 
+  // lazy_memory_copy.cc: those that nobody waits for
+  Status copy_hot();
+  OpenPacks another_packs() const;
+  std::unique_lock<std::mutex> lock_in_background();
   void plan();
   void copy_in_background();
   Status copy_step(Family& family, const CopyStep& step, OpenPacks& packs,
@@ -114,6 +118,7 @@ class LazyMemory {
     Space* space;
     std::uint64_t start, end;
   };
+  static constexpr int kChangingPollMs = 1;
   enum class Put { Done, Changing };
   static Result<Put> put(const Part& part, std::vector<Settled>& settled);
   static void settle(const std::vector<Settled>& settled);
@@ -147,7 +152,7 @@ class LazyMemory {
   std::uint64_t faults_ = 0;
   std::int64_t begun_ns_ = 0;
 
-  OpenPacks packs_;  // of the thread that serves
+  OpenPacks packs_;  // of the thread that serves; others take theirs from it under the mutex
   std::vector<std::thread> threads_;
 };
 
