@@ -43,8 +43,12 @@ TEST_F(FewJobs, NoMoreJobsAreTakenThanTheControllerIsToKnow) {
   EXPECT_THAT(refused.error().message(), testing::HasSubstr("baton rm"));
   v1::JobRef ref;
   ref.set_name_or_id("a");
+  v1::StopRequest stop;
+  stop.mutable_job()->set_name_or_id("a");
+  ASSERT_OK(call(&v1::Api::Stub::Stop, stop));
+  EXPECT_FALSE(run(spec("c"))) << "it has ended, and is known still";
   ASSERT_OK(call(&v1::Api::Stub::Remove, ref));
-  EXPECT_TRUE(run(spec("c")));
+  ASSERT_OK(run(spec("c")));
 }
 
 TEST_F(ControllerTest, NodesAreListedWithTheirCpuFeaturesOnlyWhenAskedFor) {
