@@ -43,8 +43,11 @@ def one_job(report, mb, count):
 
 
 def many_jobs(report, many, mb):
+    """Jobs that write 1 MB/s and sleep in between: so many that spin would be a test of overload."""
+    quiet = {"pages_per_ms": place.PAGES_PER_MS_10_MB_S / 10, "spin": "none"}
     with place.workspace() as folder, place.cluster(folder, 3, f"{LEASE_MS}ms") as made:
-        observers = {f"work-{i}": place.start_job(made, folder, f"work-{i}", mb, "2s") for i in range(many)}
+        observers = {f"work-{i}": place.start_job(made, folder, f"work-{i}", mb, "2s", **quiet)
+                     for i in range(many)}
         for name in observers:
             place.until_standby(made, name)
         for observer in observers.values():

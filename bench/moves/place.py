@@ -37,16 +37,16 @@ def cluster(folder, nodes, lease, *flags):
         shutil.rmtree(folder / "data", ignore_errors=True)
 
 
-def command(mb, stats, pages_per_ms=PAGES_PER_MS_10_MB_S):
-    return [str(part) for part in (MEMWORK, "--mb", mb, "--threads", 1, "--spin", 0, "--pages-per-ms",
+def command(mb, stats, pages_per_ms=PAGES_PER_MS_10_MB_S, spin="0"):
+    return [str(part) for part in (MEMWORK, "--mb", mb, "--threads", 1, "--spin", spin, "--pages-per-ms",
                                    pages_per_ms, "--stats", stats, "--ready", "-", "--result", "-")]
 
 
-def start_job(made, folder, name, mb, interval, node="node-1"):
+def start_job(made, folder, name, mb, interval, node="node-1", **how):
     """Returns the observer of a job that runs, has filled its memory and is protected."""
     shared = folder / "shared"
     shared.mkdir(exist_ok=True)
-    made.run(name, *command(mb, f"/mnt/shared/{name}"),
+    made.run(name, *command(mb, f"/mnt/shared/{name}", **how),
              flags=["--node", node, "--interval", interval, "--volume", f"{shared}:/mnt/shared",
                     "--policy", "migrate_on_overload=false"])
     made.until_output(name, b"\n", timeout=300)

@@ -30,6 +30,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* log_name = "dump.log";
+constexpr std::chrono::milliseconds kLongestTurn{1'000};
 
 Status move_file(const fs::path& from, const fs::path& to) {
   if (::rename(from.c_str(), to.c_str()) == 0) return {};
@@ -149,6 +150,7 @@ Status CheckpointRun::dump(const Hold& hold) {
     if (name == "pre-dump") {
       // A freeze that copies all memory would keep others from their processor for seconds.
       if (memory_ && memory_->description().starts_with("tracked")) {
+        turn_.emplace(gate_.wait(kLongestTurn));
         hasty_work_.emplace(worker_pid);
         hasty_ = true;
       }
@@ -162,6 +164,7 @@ Status CheckpointRun::dump(const Hold& hold) {
   auto status = session.dump(sandbox_.root_pid_inner(), options, hook);
   steps.resume_us = lap_us();
   hasty_work_.reset();
+  turn_.reset();
   when_stopped_.reset();
   bool too_long = watch.end();
   watch_ = nullptr;
@@ -227,6 +230,7 @@ Status CheckpointRun::while_frozen(const Hold& hold) {
   BATON_CHECK(capture());
   if (!hold) return {};
   hasty_work_.reset();  // what follows may take long
+  turn_.reset();
   record_.info.frozen_us = (boot_time_ns() - freeze_started_ns_) / 1000;
   auto verdict = HoldVerdict::Resume;
   Status completed = complete(true);

@@ -12,6 +12,7 @@
 
 #include "agent/engine/base_files.h"
 #include "agent/engine/engine.h"
+#include "agent/engine/freeze_gate.h"
 #include "agent/engine/freeze_watch.h"
 #include "agent/engine/private_files.h"
 #include "agent/engine/record.h"
@@ -31,13 +32,14 @@ class CheckpointRun {
   enum class Foreknowledge { Use, None };
 
   CheckpointRun(Sandbox& sandbox, std::filesystem::path directory, const EngineOptions& options,
-                BaseFileCache& cache, PrivateFiles& files, UnreadEvents& events,
+                BaseFileCache& cache, FreezeGate& gate, PrivateFiles& files, UnreadEvents& events,
                 TrackedMemory* memory = nullptr, SoftDirtyMemory* soft_dirty = nullptr,
                 Foreknowledge foreknowledge = Foreknowledge::Use)
       : sandbox_(sandbox),
         directory_(std::move(directory)),
         options_(options),
         cache_(cache),
+        gate_(gate),
         files_(files),
         events_(events),
         memory_(memory),
@@ -81,6 +83,7 @@ class CheckpointRun {
   const std::filesystem::path directory_;
   const EngineOptions& options_;
   BaseFileCache& cache_;
+  FreezeGate& gate_;
   PrivateFiles& files_;
   UnreadEvents& events_;
   TrackedMemory* const memory_;        // null: CRIU dumps all memory
@@ -97,6 +100,7 @@ class CheckpointRun {
   Status noted_;
   std::unique_ptr<WhenStopped> when_stopped_;
   std::future<bool> known_rightly_;
+  std::optional<FreezeGate::Turn> turn_;
   std::optional<HastyWork> hasty_work_;
   bool hasty_ = false;        // nobody waits for a processor
   bool without_ipc_ = false;  // CRIU was told of no System V objects

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 #include <sstream>
+#include <thread>
 
 #include "agent/engine/base_files.h"
 #include "agent/engine/checkpoint_layout.h"
@@ -95,8 +96,8 @@ class CriuEngine : public Engine {
     auto attempt = [&](TrackedMemory* tracked, SoftDirtyMemory* marked,
                        Foreknowledge foreknowledge) {
       for (;;) {
-        CheckpointRun run(sandbox, directory, options_, cache_, *files, *events, tracked, marked,
-                          foreknowledge);
+        CheckpointRun run(sandbox, directory, options_, cache_, gate_, *files, *events, tracked,
+                          marked, foreknowledge);
         auto info = run.run(hold);
         if (info || info.error().code() != ErrorCode::Unavailable) return info;
         if (!run.mistaken() && !run.events_unread()) return info;
@@ -135,6 +136,7 @@ class CriuEngine : public Engine {
 
   const EngineOptions options_;
   BaseFileCache cache_;
+  FreezeGate gate_{std::max(1u, std::thread::hardware_concurrency() / 2)};
   PerSandbox<PrivateFiles> files_{"files"};
   PerSandbox<UnreadEvents> events_{""};
   PerSandbox<TrackedMemory> memories_{"packs"};

@@ -1,14 +1,14 @@
 // A program whose memory carries an invariant across every page, for proving that a checkpoint
 // missed none of them, and for measuring how long it stands still.
 //
-//   memwork --mb N --threads N --processes N --pages-per-ms N --spin 0|1 --churn N --seed N
+//   memwork --mb N --threads N --processes N --pages-per-ms N --spin 0|1|none --churn N --seed N
 //           --scratch FILE --result FILE --ready FILE --stats FILE
 //
 // Each thread owns a share of its process's memory; it picks a page at random, checks all of it,
 // fills it from (page, version) and notes the version in a table. --churn N: N threads more map,
 // unmap, remap, drop, protect and fork, and check what they expect to read after each. --processes
 // N: so many with --mb each, which pass numbers through one pipe and count in one shm segment.
-// --spin 0: threads sleep until their next write, but for the very first one.
+// --spin 0: threads sleep until their next write, but for the very first one; none: that one, too.
 //
 // Writes to the ready file (a fifo) when its memory is filled. "-" as a file is standard output.
 // SIGUSR1: the threads stop, every byte is checked, and FILE gets one line:
@@ -52,6 +52,7 @@ struct Options {
   unsigned processes = 1;
   double pages_per_ms = 3;  // of each process
   bool spin = true;
+  bool first_spins = true;
   unsigned churn = 0;
   std::uint64_t seed = 1;
   std::string scratch = "/tmp/memwork.scratch";
@@ -181,6 +182,7 @@ Options parse(int argc, char** argv) {
     if (name == "--processes") options.processes = static_cast<unsigned>(std::stoul(value));
     if (name == "--pages-per-ms") options.pages_per_ms = std::stod(value);
     if (name == "--spin") options.spin = value == "1";
+    if (name == "--spin") options.first_spins = value != "none";
     if (name == "--churn") options.churn = static_cast<unsigned>(std::stoul(value));
     if (name == "--seed") options.seed = std::stoull(value);
     if (name == "--scratch") options.scratch = value;
@@ -238,9 +240,10 @@ std::uint64_t live(const Options& options, unsigned process, const Ring& ring,
   std::vector<std::thread> threads;
   std::size_t share = pages / options.threads;
   for (unsigned t = 0; t < options.threads; ++t)
-    threads.emplace_back(
-        work, Share{memory, versions, t * share, share}, options.pages_per_ms / options.threads,
-        options.spin || (process == 0 && t == 0), options.seed + process * 100 + t);
+    threads.emplace_back(work, Share{memory, versions, t * share, share},
+                         options.pages_per_ms / options.threads,
+                         options.spin || (options.first_spins && process == 0 && t == 0),
+                         options.seed + process * 100 + t);
   std::atomic<std::uint64_t> steps{0};
   for (unsigned c = 0; c < options.churn; ++c)
     threads.emplace_back([&, c] {
