@@ -127,6 +127,7 @@ Status Incarnation::restore() {
     answer(origin.order_id, status, std::move(result));
     return status;
   }
+  if (node_.ready) node_.ready->drop(job());
   remove_all();
   answer(origin.order_id, status, std::move(result));
   return status;

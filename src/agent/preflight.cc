@@ -124,7 +124,9 @@ Status Preflight::run(std::string* log_tail) {
   BATON_CHECK(sandbox->set_die_with_agent(true));
   BATON_CHECK(fault("agent.preflight.before_restore"));
   return node_.engine.restore(*sandbox, copy_->directory(),
-                              {.leave_stopped_then_kill = true, .given_up = given_up_.get_token()},
+                              {.leave_stopped_then_kill = true,
+                               .given_up = given_up_.get_token(),
+                               .read_ahead = plan.read_ahead},
                               log_tail);
 }
 

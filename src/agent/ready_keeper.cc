@@ -3,6 +3,8 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <chrono>
+#include <vector>
 
 #include "agent/priority.h"
 #include "base/log.h"
@@ -29,7 +31,7 @@ ReadyKeeper::~ReadyKeeper() {
 void ReadyKeeper::staged(JobId job, std::shared_ptr<LocalCopy> copy) {
   {
     std::lock_guard lock(mutex_);
-    jobs_[job].newer = std::move(copy);
+    jobs_[job].newer.swap(copy);  // the other may be removed from the disk with its last holder
   }
   changed_.notify_all();
 }
@@ -37,9 +39,13 @@ void ReadyKeeper::staged(JobId job, std::shared_ptr<LocalCopy> copy) {
 void ReadyKeeper::drop(JobId job) { (void)take(job); }
 
 std::shared_ptr<const ReadyPacks> ReadyKeeper::take(JobId job) {
-  std::lock_guard lock(mutex_);
-  if (at_work_on_ == job) at_work_.request_stop();
-  auto entry = jobs_.extract(job);
+  std::map<JobId, Entry>::node_type entry;  // let go of without the lock
+  {
+    std::lock_guard lock(mutex_);
+    if (at_work_on_ == job) at_work_.request_stop();
+    entry = jobs_.extract(job);
+  }
+  changed_.notify_all();
   return entry ? std::move(entry.mapped().packs) : nullptr;
 }
 
@@ -63,39 +69,70 @@ void ReadyKeeper::settle() {
   });
 }
 
+// In turn, so that one that is staged all the time does not keep others waiting.
+std::map<JobId, ReadyKeeper::Entry>::iterator ReadyKeeper::next() {
+  const auto is_due = [](const auto& job) { return job.second.newer != nullptr; };
+  const auto after = jobs_.upper_bound(last_);
+  if (auto found = std::find_if(after, jobs_.end(), is_due); found != jobs_.end()) return found;
+  const auto found = std::find_if(jobs_.begin(), after, is_due);
+  return found == after ? jobs_.end() : found;
+}
+
 void ReadyKeeper::work() {
+  constexpr std::chrono::seconds kLookAgain{5};
   std::unique_lock lock(mutex_);
   for (;;) {
-    auto next = jobs_.end();
-    changed_.wait(lock, [&] {
-      next = std::ranges::find_if(jobs_, [](const auto& job) { return job.second.newer != nullptr; });
-      return stopping_ || next != jobs_.end();
-    });
+    const bool due =
+        changed_.wait_for(lock, kLookAgain, [&] { return stopping_ || next() != jobs_.end(); });
     if (stopping_) return;
-    make(next->first, lock);
+    if (due) make(last_ = next()->first, lock);
+    shed(lock);
+    at_work_on_ = JobId();
     changed_.notify_all();
   }
 }
 
 void ReadyKeeper::make(JobId job, std::unique_lock<std::mutex>& lock) {
   Entry& entry = jobs_.at(job);
-  const std::shared_ptr<LocalCopy> copy = std::move(entry.newer);
-  const std::shared_ptr<const ReadyPacks> earlier = entry.packs;
+  std::shared_ptr<LocalCopy> copy = std::move(entry.newer);
+  std::shared_ptr<const ReadyPacks> earlier = entry.packs;
   const std::uint64_t others = bytes_but(job);
   at_work_ = std::stop_source();
   at_work_on_ = job;
   const std::stop_token given_up = at_work_.get_token();
   lock.unlock();
   const std::uint64_t budget = budget_();
-  auto packs = ReadyPacks::make(copy->directory(), earlier.get(), budget - std::min(budget, others),
-                                given_up);
-  if (!packs && packs.error().code() != ErrorCode::Cancelled)
-    spdlog::debug("job {}: its memory is not kept ready: {}", job, packs.error().message());
+  auto made = ReadyPacks::make(copy->directory(), earlier.get(), budget - std::min(budget, others),
+                               given_up);
+  if (!made && made.error().code() != ErrorCode::Cancelled)
+    spdlog::debug("job {}: its memory is not kept ready: {}", job, made.error().message());
+  copy.reset();
+  std::shared_ptr<const ReadyPacks> packs = made ? std::move(*made) : nullptr;
   lock.lock();
-  at_work_on_ = JobId();
   // It may have been taken meanwhile, and even be staged again.
   if (auto found = jobs_.find(job); found != jobs_.end() && !given_up.stop_requested())
-    found->second.packs = packs ? std::move(*packs) : nullptr;
+    found->second.packs.swap(packs);
+  lock.unlock();  // for what is not kept any more
+  packs.reset();
+  earlier.reset();
+  lock.lock();
+}
+
+void ReadyKeeper::shed(std::unique_lock<std::mutex>& lock) {
+  lock.unlock();
+  const std::uint64_t budget = budget_();
+  std::vector<std::shared_ptr<const ReadyPacks>> given_back;  // without the lock
+  lock.lock();
+  while (bytes_but(JobId()) > budget) {
+    auto largest = std::ranges::max_element(jobs_, {}, [](const auto& job) {
+      return job.second.packs ? job.second.packs->bytes() : 0;
+    });
+    given_back.push_back(std::move(largest->second.packs));
+  }
+  if (given_back.empty()) return;
+  lock.unlock();
+  given_back.clear();
+  lock.lock();
 }
 
 }  // namespace baton::agent

@@ -1,5 +1,6 @@
 // Keeps the memory of staged checkpoints decompressed, as far as this node has memory to spare, so
-// that a job that comes to life here has its pages soon (see ReadyPacks).
+// that a job that comes to life here has its pages soon (see ReadyPacks). What the node can't spare
+// any more is given back within some seconds, the largest first.
 #pragma once
 
 #include <condition_variable>
@@ -17,10 +18,11 @@
 
 namespace baton::agent {
 
-// Thread-safe. What it does it does on a thread of its own, when nobody else wants the processor.
+// Thread-safe. What it does it does on a thread of its own, at the lowest priority.
 class ReadyKeeper {
  public:
-  // `budget`: bytes for all jobs together, asked for each time.
+  // `budget`: bytes for all jobs together, asked for each time. While a job's are renewed, those
+  // that it had before come on top.
   explicit ReadyKeeper(std::function<std::uint64_t()> budget);
   ~ReadyKeeper();
 
@@ -43,7 +45,9 @@ class ReadyKeeper {
     std::shared_ptr<LocalCopy> newer;         // to be made ready; may be null
   };
   void work();
+  std::map<JobId, Entry>::iterator next();  // under the mutex, as what follows
   void make(JobId job, std::unique_lock<std::mutex>& lock);
+  void shed(std::unique_lock<std::mutex>& lock);
   std::uint64_t bytes_but(JobId job) const;  // under the mutex
 
   const std::function<std::uint64_t()> budget_;
@@ -51,7 +55,7 @@ class ReadyKeeper {
   std::condition_variable changed_;
   std::map<JobId, Entry> jobs_;
   std::stop_source at_work_;  // what is being made ready
-  JobId at_work_on_;
+  JobId at_work_on_, last_;
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -134,7 +134,6 @@ pb::OrderResult Stager::execute(JobId job, Work& work) {
     BATON_TRY(const Fetched fetched, fetch_checkpoint(node_, request, work.cancel));
     result.set_fetch_ms(fetched.ms);
     result.set_fetched_bytes(fetched.bytes);
-    if (node_.ready) node_.ready->staged(job, fetched.copy);
     spdlog::debug("job {}: checkpoint {} is ready here, {} KiB fetched in {:.1f} ms", job,
                   work.number, fetched.bytes >> 10, fetched.ms);
     return {};
@@ -184,7 +183,10 @@ Result<std::shared_ptr<LocalCopy>> Stager::keep(Work& work, const fs::path& dire
   BATON_CHECK(fault("agent.stage.before_keep"));
   std::lock_guard lock(mutex_);  // so that give_way() comes before or after it
   if (work.given_up) return fail(ErrorCode::Cancelled, "the job comes to life here");
-  return node_.copies.keep(download.info, directory, std::move(download.files), true);
+  BATON_TRY(auto copy,
+            node_.copies.keep(download.info, directory, std::move(download.files), true));
+  if (node_.ready) node_.ready->staged(JobId(download.info.job_id()), copy);
+  return copy;
 }
 
 }  // namespace baton::agent

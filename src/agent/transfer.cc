@@ -60,6 +60,7 @@ class Uploader {
     if (!sent && sent.error().code() != ErrorCode::Unavailable) context_.TryCancel();
     stream_->WritesDone();
     const grpc::Status ended = stream_->Finish();
+    BATON_CHECK(confirmed_);
     if (!sent && sent.error().code() != ErrorCode::Unavailable) return fail(sent.error());
     BATON_CHECK(wire::check(ended));
     if (!sent) return fail(sent.error());
@@ -90,7 +91,7 @@ class Uploader {
     BATON_CHECK(write(first));
     for (auto& file : files) BATON_CHECK(send_file(file));
     BATON_CHECK(parts_.flush());
-    if (confirm_) BATON_CHECK(confirm_());
+    if (confirm_) BATON_CHECK(confirmed_ = confirm_());
     BATON_CHECK(fault("agent.upload.before_commit"));
     pb::UploadPart done;
     done.set_done(true);
@@ -151,6 +152,7 @@ class Uploader {
   const std::function<Status()>& confirm_;
   CancelToken& cancel_;
   Throttle* const throttle_;
+  Status confirmed_;
   std::set<std::string> in_store_;
   wire::FileParts<pb::UploadPart> parts_{[this](const auto& message) { return write(message); }};
   grpc::ClientContext context_;

@@ -39,7 +39,8 @@ Status write_control(const fs::path& path, std::string_view value);
 Status write_file_durable(const fs::path& path, std::string_view data, mode_t mode = 0644);
 Status sync_directory(const fs::path& path);
 Status sync_file(int fd, const fs::path& name_for_errors);
-// Has the disk write what large files get while they get it, without waiting for it. Else all of it
+// Has the disk write what large files get while they get it; waits only where the disk's queue is
+// full. Else all of it
 // is written when somebody on that disk wants a small file to be durable: ext4 keeps the order, and
 // he waits for seconds. Thread-compatible.
 class EarlyWriteback {

@@ -90,6 +90,20 @@ TEST_F(ReadyKeeperTest, WhatDoesNotFitIsLeftOutAndOthersStay) {
   EXPECT_TRUE(keeper_.take(JobId(1)));
 }
 
+TEST_F(ReadyKeeperTest, WhatTheNodeCanNotSpareAnyMoreIsGivenBackTheLargestFirst) {
+  const std::string a = pack('a'), b = pack('b'), c = pack('c');
+  keeper_.staged(JobId(1), copy(1, {a, b}));
+  keeper_.staged(JobId(2), copy(2, {c}));
+  keeper_.settle();
+  EXPECT_EQ(keeper_.bytes(), 3 * kPackBytes);
+  budget_ = kPackBytes;
+  keeper_.staged(JobId(3), copy(3, {b}));  // for which there is no room
+  keeper_.settle();
+  EXPECT_FALSE(keeper_.take(JobId(1)));
+  EXPECT_TRUE(keeper_.take(JobId(2)));
+  EXPECT_FALSE(keeper_.take(JobId(3)));
+}
+
 TEST_F(ReadyKeeperTest, WhatIsDroppedOrDamagedIsNotKept) {
   const std::string a = pack('a'), b = pack('b');
   keeper_.staged(JobId(1), copy(1, {a}));

@@ -92,7 +92,10 @@ Status LazyMemory::listen(const fs::path& images) {
 
 Status LazyMemory::ready() {
   BATON_CHECK(await_hand_over());
-  return copy_hot();
+  BATON_CHECK(copy_hot());
+  std::lock_guard lock(mutex_);
+  if (failure_) return fail(*failure_);
+  return {};
 }
 
 Status LazyMemory::await_hand_over() {
@@ -135,6 +138,8 @@ void LazyMemory::give_up(Error error) {
   failure_ = std::move(error);
   guard_->kill();
   changed_.notify_all();
+  const std::uint64_t one = 1;
+  (void)!::write(wake_.get(), &one, sizeof one);
 }
 
 }  // namespace baton::agent

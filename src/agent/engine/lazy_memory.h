@@ -101,7 +101,7 @@ class LazyMemory {
 
   // lazy_memory_copy.cc: those that nobody waits for
   Status copy_hot();
-  OpenPacks another_packs() const;
+  Result<OpenPacks> another_packs() const;
   std::unique_lock<std::mutex> lock_in_background();
   void plan();
   void copy_in_background();

@@ -23,7 +23,7 @@ constexpr std::uint32_t kHotPages = 512;
 // What was written last is what the program touches first (its stacks are among it): a fault for
 // each of these would cost more than to bring them now, while it stands still.
 Status LazyMemory::copy_hot() {
-  OpenPacks packs = another_packs();
+  BATON_TRY(OpenPacks packs, another_packs());
   std::vector<char> buffer(CopyPlan::kMostPages * page_bytes);
   const auto pages_each =
       std::max<std::uint64_t>(1, kHotPages / std::max<std::size_t>(1, families_.size()));
@@ -38,8 +38,10 @@ Status LazyMemory::copy_hot() {
   return {};
 }
 
-OpenPacks LazyMemory::another_packs() const {
+// Once it has failed they are gone.
+Result<OpenPacks> LazyMemory::another_packs() const {
   std::lock_guard lock(mutex_);
+  if (failure_) return fail(*failure_);
   return packs_.another();
 }
 
@@ -86,7 +88,7 @@ void LazyMemory::copy_in_background() {
     changed_.wait(lock, [this] { return planned_ || stopping_ || failure_; });
     if (!planned_) return {};
     lock.unlock();
-    OpenPacks packs = another_packs();
+    BATON_TRY(OpenPacks packs, another_packs());
     lock.lock();
     for (;;) {
       if (stopping_ || failure_) return {};

@@ -17,9 +17,9 @@ namespace baton::agent {
 // Thread-safe: it does not change.
 class ReadyPacks {
  public:
-  // Of the checkpoint in `directory`, which is not needed any more afterwards; packs that `earlier`
-  // (may be null) has as well are shared with it. NoSpace: it would take more than `budget` bytes.
-  // Cancelled: given up. Damaged: names the pack.
+  // Of the checkpoint in `directory`, which need not be there any more afterwards (its files stay
+  // open); packs that `earlier` (may be null) has as well are shared with it. NoSpace: it would
+  // take more than `budget` bytes. Cancelled: given up. Damaged: names the pack.
   static Result<std::shared_ptr<const ReadyPacks>> make(const std::filesystem::path& directory,
                                                         const ReadyPacks* earlier,
                                                         std::uint64_t budget,
