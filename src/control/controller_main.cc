@@ -108,10 +108,9 @@ void add_options(CLI::App& app, ControllerOptions& options) {
                "How long a node may run its jobs after its last heartbeat; a lost node is noticed "
                "after that. Default: 3s.",
                [&](std::uint32_t ms) { options.lease_ms = ms; });
-  app.add_option(
-      "--most-jobs", options.most_jobs,
-      "So many jobs are known at most, those that have ended and were not removed among "
-      "them; no more are taken then. Each takes some 10 KiB of memory. Default: 100000.");
+  app.add_option("--most-jobs", options.most_jobs,
+                 "So many jobs are known at most, those that have ended and were not removed among "
+                 "them; no more are taken then. Default: 100000.");
   app.add_option("--policy", options.policy_file,
                  "TOML file with the cluster's policy. The options below override it.");
   add_key_options(app, options);
