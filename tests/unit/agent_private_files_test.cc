@@ -1,6 +1,7 @@
 // Large private files in checkpoints: copied before the freeze, not at all when they did not
 // change, and right in every case.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -92,7 +93,10 @@ TEST_F(PrivateFilesTest, UnchangedFileCostsNothing) {
   auto before = sys::read_file(upper(*sandbox) / "tmp/big");
   ASSERT_TRUE(before);
   // One changed block is one changed chunk, and what the file had before is not lost elsewhere.
-  tell(*sandbox, "printf x | dd of=/tmp/big bs=1 seek=9000000 conv=notrunc 2>/dev/null");
+  // The file is random: what is written must not be there already.
+  const char other = (*before)[9000000] == 'x' ? 'y' : 'x';
+  tell(*sandbox,
+       fmt::format("printf {} | dd of=/tmp/big bs=1 seek=9000000 conv=notrunc 2>/dev/null", other));
   settle();
   TAKE(third, *sandbox);
   EXPECT_EQ(third->steps.precopied_file_bytes, 20 * mib);
@@ -100,7 +104,7 @@ TEST_F(PrivateFilesTest, UnchangedFileCostsNothing) {
   ASSERT_TRUE(sandbox->kill());
   auto restored = restore(checkpoint_);
   ASSERT_TRUE(restored) << restored.error().message() << log_tail_;
-  (*before)[9000000] = 'x';
+  (*before)[9000000] = other;
   auto after = sys::read_file(upper(**restored) / "tmp/big");
   ASSERT_TRUE(after);
   EXPECT_TRUE(*before == *after);
