@@ -172,6 +172,8 @@ class Cluster::Impl {
   void set_attempt(Job& job, std::optional<AttemptRecord> attempt);
   Job& add(Job job);
   void remove(JobId id);
+  bool recoveries_come_first() const;
+  void fetch_held_copies();
   // Who changes a job's deadlines, or whether it waits, marks it; this is done when it was driven.
   void note_deadline(Job& job);
   void set_lease_end(Node& node, TimeMs end);
@@ -311,7 +313,10 @@ class Cluster::Impl {
   std::map<std::string, JobId, std::less<>> names_;
   std::set<JobId> waiting_;  // for a node that can take them
   TimeMs waiting_looked_at_ = 0;
-  JobId last_waiting_;  // that was looked at
+  JobId last_waiting_;           // that was looked at
+  std::set<JobId> recovering_;   // from a lost node, with an attempt under way
+  TimeMs recovering_since_ = 0;  // there are any
+  std::set<JobId> held_copies_;  // jobs whose standby waits for that
   // Of each job the next one, if there is any; of each node that is not lost the lease's end.
   std::set<std::pair<TimeMs, JobId>> job_deadlines_;
   std::set<std::pair<TimeMs, NodeId>> lease_ends_;

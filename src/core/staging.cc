@@ -14,6 +14,9 @@ namespace {
 // A round that is not shorter than this share of the one before: more of them won't help.
 constexpr double kWorthIt = 0.7;
 
+// No copy in advance is fetched while jobs of a lost node are being restored, for so long at most.
+constexpr TimeMs kRecoveriesFirstMs = 10'000;
+
 std::string mebibytes(std::uint64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
 }
@@ -118,6 +121,21 @@ bool Cluster::Impl::may_stand_by(const Job& job, const NodeId& id) const {
          !node->sample.about_to_fail && job.r.current->node != id;
 }
 
+// Processors, disks and the controller's uplink are for the jobs that stand still; but not for
+// ever, should nodes be lost all the time.
+bool Cluster::Impl::recoveries_come_first() const {
+  return !recovering_.empty() && now_ < recovering_since_ + kRecoveriesFirstMs;
+}
+
+void Cluster::Impl::fetch_held_copies() {
+  for (const JobId id : std::exchange(held_copies_, {})) {
+    Job* job = find(id);
+    if (job == nullptr) continue;
+    job->standby_retry_at = 0;
+    mark(*job);
+  }
+}
+
 void Cluster::Impl::look_for_standbys(const Node& node) {
   for (auto& [id, job] : jobs_) {
     if (job.standby.value.empty()) job.standby_retry_at = 0;
@@ -137,6 +155,11 @@ void Cluster::Impl::drive_standby(Job& job) {
   if (!job.r.policy.standby || job.standby_retry_at > now_) return;
   const CheckpointFacts* newest = newest_usable(job);
   if (newest == nullptr || newest->damaged) return;
+  if (recoveries_come_first()) {
+    job.standby_retry_at = recovering_since_ + kRecoveriesFirstMs;
+    held_copies_.insert(job.id());
+    return;
+  }
   if (job.standby.value.empty()) {
     // A copy needs no processor: an overloaded node is better than none.
     PlacementRequest request = wish(job, Urgency::Rescue, {}, newest);

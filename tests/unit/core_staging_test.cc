@@ -472,5 +472,74 @@ TEST_F(StandbyTest, TheCopyOfAJobThatEndedIsDropped) {
   EXPECT_EQ(stage_order(), "node-2 0");
 }
 
+// Two jobs of a lost node; the first of them runs again on node-2, the second is being restored.
+class RecoveriesFirstTest : public StandbyTest {
+ protected:
+  void SetUp() override {
+    for (const char* node : {"node-1", "node-2", "node-3"}) up(node);
+    for (const std::uint64_t id : {1, 2}) {
+      run("node-1", 1, id);
+      staged(cluster().standby(JobId(id)).node.value, 1, FailureKind::None, id);
+    }
+    restores_.clear();
+    for (const TimeMs end = now + kTerm; now < end && restores_.size() < 2;) {
+      now = std::min(end, now + 600);
+      for (const char* node : {"node-2", "node-3"}) {
+        beat(node);
+        note();
+      }
+      apply(Tick{});
+      note();
+    }
+    ASSERT_EQ(restores_.size(), 2u);
+    restored(1);
+  }
+  void note() {
+    for (const auto& order : all<RestoreIncarnation>()) restores_[order.job.value] = order.node;
+  }
+  void restored(std::uint64_t id) {
+    const std::string& node = restores_[id].value;
+    done(OrderKind::Restore, node, 2, FailureKind::None, id);
+    lists[node].push_back({JobId(id), Generation(2)});
+  }
+  // The jobs for which a node was told to keep a checkpoint.
+  std::set<std::uint64_t> copied() const {
+    std::set<std::uint64_t> found;
+    for (const auto& order : all<StageCheckpoint>()) {
+      if (order.checkpoint.value != 0) found.insert(order.job.value);
+    }
+    return found;
+  }
+
+  std::map<std::uint64_t, NodeId> restores_;
+};
+
+TEST_F(RecoveriesFirstTest, NewStandbysAreFilledWhenAllJobsRunAgain) {
+  EXPECT_EQ(copied(), std::set<std::uint64_t>{});
+  commit(2, 2, 1);
+  EXPECT_EQ(copied(), std::set<std::uint64_t>{});
+  restored(2);
+  EXPECT_EQ(copied(), (std::set<std::uint64_t>{1, 2}));
+}
+
+TEST_F(RecoveriesFirstTest, AFailedAttemptIsNotWaitedFor) {
+  done(OrderKind::Restore, restores_[2].value, 2, FailureKind::Internal, 2);
+  EXPECT_TRUE(copied().contains(1));
+}
+
+TEST_F(RecoveriesFirstTest, ARecoveryThatTakesLongIsNotWaitedFor) {
+  std::set<std::uint64_t> found;
+  const TimeMs began = now;
+  while (found.empty() && now < began + 20'000) {
+    now += 600;
+    for (const char* node : {"node-2", "node-3"}) {
+      beat(node);
+      found.merge(copied());
+    }
+  }
+  EXPECT_EQ(found, std::set<std::uint64_t>{1});
+  EXPECT_GE(now, began + 9'000);
+}
+
 }  // namespace
 }  // namespace baton::core
