@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "agent/priority.h"
+#include "sys/priority.h"
 #include "wire/baton.grpc.pb.h"
 #include "wire/channel.h"
 #include "wire/status.h"
@@ -118,7 +118,7 @@ void LeaseKeeper::note(LeaseNotice notice) {
 
 void LeaseKeeper::loop() {
   ::pthread_setname_np(::pthread_self(), "lease");
-  raise_thread_priority();
+  sys::raise_thread_priority();
   std::unique_lock lock(stop_mutex_);
   while (!stopping_) {
     lock.unlock();

@@ -1,6 +1,6 @@
 #include "agent/lease_relay.h"
 
-#include "agent/priority.h"
+#include "sys/priority.h"
 
 namespace baton::agent {
 
@@ -25,7 +25,7 @@ void LeaseRelay::renew(std::int64_t deadline_boot_ns) {
 }
 
 void LeaseRelay::loop() {
-  raise_thread_priority();
+  sys::raise_thread_priority();
   std::int64_t told_ns = 0;
   std::unique_lock lock(mutex_);
   for (;;) {

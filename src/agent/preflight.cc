@@ -5,17 +5,16 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cstring>
 
-#include "agent/priority.h"
 #include "agent/specs.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "sys/file.h"
 #include "sys/mounts.h"
+#include "sys/priority.h"
 
 namespace baton::agent {
 namespace {
@@ -24,12 +23,6 @@ namespace fs = std::filesystem;
 
 // It never runs, so its lease matters to nobody; it ends with this process in any case.
 constexpr std::int64_t kLifetimeNs = std::int64_t{10} * 60 * 1'000'000'000;
-
-void lower_priority() {
-  lower_priority_of(0);  // this thread
-  constexpr int kIdleClass = 3 << 13;
-  ::syscall(SYS_ioprio_set, 1 /* this thread */, 0, kIdleClass);
-}
 
 // The job still runs and holds its ports and abstract sockets in the node's network namespace.
 Status enter_empty_network() {
@@ -108,7 +101,7 @@ Status Preflight::cover_volumes(SandboxSpec& spec) {
 
 Status Preflight::run(std::string* log_tail) {
   BATON_CHECK(check_memory());
-  lower_priority();
+  sys::work_behind_others();
   BATON_CHECK(enter_empty_network());
   BATON_CHECK(sys::remove_tree(directory_));
   BATON_CHECK(sys::make_directories(directory_, 0700));

@@ -6,15 +6,15 @@
 #include <chrono>
 #include <vector>
 
-#include "agent/priority.h"
 #include "base/log.h"
+#include "sys/priority.h"
 
 namespace baton::agent {
 
 ReadyKeeper::ReadyKeeper(std::function<std::uint64_t()> budget)
     : budget_(std::move(budget)), thread_([this] {
         ::pthread_setname_np(::pthread_self(), "ready");
-        lower_priority_of(0);  // this thread
+        sys::lower_priority_of(0);  // this thread
         work();
       }) {}
 

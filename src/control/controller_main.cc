@@ -8,6 +8,7 @@
 #include "control/controller.h"
 #include "sys/capabilities.h"
 #include "sys/limits.h"
+#include "sys/priority.h"
 
 namespace baton::control {
 namespace {
@@ -125,7 +126,9 @@ int run_controller(const ControllerOptions& options) {
   // One for each job's output, and some for each node's connections.
   if (auto status = sys::allow_many_descriptors(); !status)
     spdlog::warn("{}", status.error().message());
-  // Before any thread exists, as what follows.
+  // Before any thread exists, as what follows. All of them: gRPC lets any thread of its own carry
+  // a heartbeat, and nodes must not look lost because jobs keep this machine busy.
+  sys::prefer_thread();
   if (const auto kept = sys::keep_capabilities(sys::kControllerCapabilities))
     spdlog::info("capabilities kept: {}", sys::capability_names(*kept));
   else

@@ -1,14 +1,11 @@
 #include "control/scrubber.h"
 
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <map>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "control/verify.h"
+#include "sys/priority.h"
 
 namespace baton::control {
 namespace {
@@ -23,18 +20,10 @@ std::chrono::milliseconds pace(std::uint64_t bytes) {
   return std::chrono::milliseconds(bytes * 1000 / kBytesPerSecond);
 }
 
-// Behind everything else that wants the disk or a processor.
-void lower_priority() {
-  ::setpriority(PRIO_PROCESS, static_cast<id_t>(::syscall(SYS_gettid)), 19);
-  constexpr int kThisThread = 1;
-  constexpr int kIdleClass = 3 << 13;
-  ::syscall(SYS_ioprio_set, kThisThread, 0, kIdleClass);
-}
-
 }  // namespace
 
 void Scrubber::run(std::stop_token stop) {
-  lower_priority();
+  sys::work_behind_others();
   while (!stop.stop_requested()) {
     pause(kBetweenPasses, stop);
     pass(stop);

@@ -292,6 +292,18 @@ Status Cgroup::set_cpu_quota(double cpus) const {
                        none ? "-1" : fmt::format("{}", quota_us));
 }
 
+// Documentation/scheduler/sched-rt-group.rst
+Status Cgroup::allow_real_time(double share) const {
+  for (const Member& member : members_) {
+    std::error_code error;
+    if (member.unified || !fs::exists(member.directory / "cpu.rt_runtime_us", error)) continue;
+    const auto runtime_us = std::llround(share * static_cast<double>(kPeriodUs));
+    BATON_CHECK(write_control(member.directory / "cpu.rt_period_us", fmt::format("{}", kPeriodUs)));
+    return write_control(member.directory / "cpu.rt_runtime_us", fmt::format("{}", runtime_us));
+  }
+  return {};
+}
+
 Result<double> Cgroup::cpu_quota() const {
   BATON_TRY(const Member* member, member_with("cpu", "cpu.cfs_quota_us", "cpu.max"));
   std::string quota, period;

@@ -64,6 +64,14 @@ std::vector<std::string> key_arguments(const Options& options) {
   return arguments;
 }
 
+// Without it a lease is renewed when other work lets it.
+void allow_real_time(const fs::path& path, double share) {
+  const auto group = sys::Cgroup::open(path);
+  if (const auto allowed = group ? group->allow_real_time(share) : Status(fail(group.error()));
+      !allowed)
+    spdlog::warn("no real-time priority in {}: {}", path.string(), allowed.error().message());
+}
+
 }  // namespace
 
 Status Cluster::start() {
@@ -88,10 +96,13 @@ Status Cluster::claim() {
   remove_orphans();
   BATON_TRY(auto data, DataDirectory::claim(options_.data));
   data_.emplace(std::move(data));
-  if (auto group = ClusterGroup::create())
-    group_.emplace(std::move(*group));
-  else
+  auto group = ClusterGroup::create();
+  if (!group) {
     spdlog::warn("nodes have no CPU quota: {}", group.error().message());
+    return {};
+  }
+  group_.emplace(std::move(*group));
+  allow_real_time(group_->path(), real_time_share() * options_.nodes);
   return {};
 }
 
@@ -99,6 +110,12 @@ double Cluster::quota() const {
   if (options_.cpu_quota > 0) return options_.cpu_quota;
   const double cpus = static_cast<double>(::sysconf(_SC_NPROCESSORS_ONLN));
   return std::min(1.0, cpus / options_.nodes);
+}
+
+// Of each processor, for a node's lease: little, and all nodes together leave others enough.
+double Cluster::real_time_share() const {
+  constexpr double kNode = 0.05, kAllNodes = 0.3;
+  return std::min(kNode, kAllNodes / options_.nodes);
 }
 
 Status Cluster::start_controller() {
@@ -131,6 +148,7 @@ Status Cluster::make_group(Node& node) {
   BATON_TRY(const sys::Cgroup group, sys::Cgroup::create(path));
   if (auto limited = group.set_cpu_quota(quota()); !limited)
     spdlog::warn("{} has no CPU quota: {}", node.name, limited.error().message());
+  allow_real_time(path, real_time_share());
   node.cgroup = path.string();
   return {};
 }
@@ -193,6 +211,7 @@ Status Cluster::start_node(int index) {
     if (!leaf_group && leaf_group.error().code() == ErrorCode::AlreadyExists)
       leaf_group = sys::Cgroup::open(path);  // it was on before
     BATON_TRY(const sys::Cgroup leaf, std::move(leaf_group));
+    allow_real_time(path, real_time_share());
     BATON_TRY(cgroup_files, leaf.open_procs_files());
   }
   std::vector<std::string> arguments = {"up-node",

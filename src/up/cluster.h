@@ -51,6 +51,7 @@ class Cluster {
   Status power_on();
   int wait_ms() const;  // for poll(): until something is due
   Status start_waiting();
+  double real_time_share() const;
   Status make_group(Node& node);
   std::vector<std::string> agent_arguments(const Node& node) const;
 

@@ -162,6 +162,9 @@ std::shared_ptr<grpc::ServerCredentials> server_credentials(const Identity& iden
   return tls::TlsServerCredentials(options);
 }
 
+// https://github.com/grpc/grpc/blob/v1.51.1/doc/environment_variables.md
+void wait_apart() { ::setenv("GRPC_POLL_STRATEGY", "poll", 0); }
+
 void configure(grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);

@@ -1,7 +1,9 @@
 """What a job may do, before and after it was moved, and what the daemons keep for themselves."""
 
+import os
 import pathlib
 import re
+import subprocess
 
 import pytest
 
@@ -75,6 +77,16 @@ def test_daemons_keep_what_they_need(cluster):
     for number in (12, 18, 19, 21):
         assert bounding >> number & 1, f"capability {number}"
     assert "capabilities kept: " in cluster.log_text()
+
+
+def test_leases_do_not_wait_for_a_processor(cluster):
+    if subprocess.run(["chrt", "--rr", "1", "true"]).returncode != 0:
+        pytest.skip("no real-time priority on this machine")
+    for node in ("node-1", "node-2"):
+        tasks = pathlib.Path(f"/proc/{cluster.agent_pid(node)}/task").iterdir()
+        (lease,) = [int(task.name) for task in tasks if (task / "comm").read_text() == "lease\n"]
+        assert os.sched_getscheduler(lease) == os.SCHED_RR | os.SCHED_RESET_ON_FORK
+    assert os.getpriority(os.PRIO_PROCESS, cluster.info["controller_pid"]) < 0
 
 
 def test_a_checkpoint_from_where_there_was_more(hosts):  # noqa: F811

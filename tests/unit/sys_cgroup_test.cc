@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -79,6 +80,25 @@ TEST_F(CgroupTest, AQuotaAboveTheParentsIsNoError) {
     EXPECT_TRUE(status) << cpus << ": " << status.error().message();
   }
   EXPECT_DOUBLE_EQ(group_->cpu_quota().value_or(-1), 0.25);
+}
+
+TEST_F(CgroupTest, RealTimePriorityIsToBeHad) {
+  const auto parent = Cgroup::open(path_.parent_path());
+  ASSERT_TRUE(parent);
+  const auto status = [this] {
+    const Spawned spawned = run_inside("chrt --rr 1 true");
+    int result = -1;
+    ::waitpid(spawned.pid, &result, 0);
+    return result;
+  };
+  // Where groups have shares at all, they begin with none, and none has more than its parent.
+  if (!group_->allow_real_time(0.1)) {
+    EXPECT_NE(status(), 0);
+  }
+  const Status outer = parent->allow_real_time(0.1), inner = group_->allow_real_time(0.1);
+  if (!outer) GTEST_SKIP() << outer.error().message();
+  ASSERT_TRUE(inner) << inner.error().message();
+  EXPECT_EQ(status(), 0);
 }
 
 TEST_F(CgroupTest, HoldsWhatIsSpawnedInsideAndItsUsage) {

@@ -152,7 +152,7 @@ Status CheckpointRun::dump(const Hold& hold) {
       if (memory_ && memory_->description().starts_with("tracked")) {
         turn_.emplace(gate_.wait(kLongestTurn));
         hasty_work_.emplace(worker_pid);
-        hasty_ = true;
+        hasty_ = hasty_work_->is_hasty();
       }
       steps.launch_us = lap_us();
       freeze_started_ns_ = lap_ns_;

@@ -21,8 +21,8 @@
 #include "agent/engine/tracked_memory.h"
 #include "agent/engine/unread_events.h"
 #include "agent/engine/when_stopped.h"
-#include "agent/priority.h"
 #include "criu/session.h"
+#include "sys/priority.h"
 
 namespace baton::agent {
 
@@ -101,7 +101,7 @@ class CheckpointRun {
   std::unique_ptr<WhenStopped> when_stopped_;
   std::future<bool> known_rightly_;
   std::optional<FreezeGate::Turn> turn_;
-  std::optional<HastyWork> hasty_work_;
+  std::optional<sys::HastyWork> hasty_work_;
   bool hasty_ = false;        // nobody waits for a processor
   bool without_ipc_ = false;  // CRIU was told of no System V objects
   bool still_without_ipc_ = false;

@@ -8,9 +8,9 @@
 #include <algorithm>
 
 #include "agent/engine/lazy_memory.h"
-#include "agent/priority.h"
 #include "base/log.h"
 #include "store/pack.h"
+#include "sys/priority.h"
 
 namespace baton::agent {
 namespace {
@@ -37,7 +37,7 @@ LazyMemory::AllLocked LazyMemory::lock_for_faults() {
 
 void LazyMemory::serve() {
   ::pthread_setname_np(::pthread_self(), "page-faults");
-  prefer_thread();  // the program stands still for it
+  sys::prefer_thread();  // the program stands still for it
   auto work = [&]() -> Status {
     for (;;) {
       BATON_CHECK(serve_turn());

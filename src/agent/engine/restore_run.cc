@@ -9,7 +9,6 @@
 #include "agent/engine/base_files.h"
 #include "agent/engine/checkpoint_layout.h"
 #include "agent/engine/images_link.h"
-#include "agent/priority.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "criu/explain.h"
@@ -19,6 +18,7 @@
 #include "sys/capabilities.h"
 #include "sys/file.h"
 #include "sys/page_faults.h"
+#include "sys/priority.h"
 #include "sys/process.h"
 #include "sys/process_attributes.h"
 
@@ -51,7 +51,7 @@ Status RestoreRun::run(const RestoreOptions& restore_options, std::string* log_t
     // Nobody waits for a proof, and it reads and writes all of the job's memory.
     if (const pid_t criu = sys::pid_behind(worker_.pidfd);
         restore_options.leave_stopped_then_kill && criu > 0)
-      lower_priority_of(criu);
+      sys::lower_priority_of(criu);
     return criu_restore(restore_options.leave_stopped_then_kill, log_tail);
   };
   auto status = work();

@@ -6,8 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "agent/priority.h"
 #include "sys/file.h"
+#include "sys/priority.h"
 
 namespace baton::agent {
 
@@ -39,7 +39,7 @@ void WhenStopped::wait_and_work() {
 
 bool WhenStopped::finish(bool hasty) {
   if (thread_.joinable()) {
-    if (hasty) raise_to_hasty(thread_.native_handle());
+    if (hasty) sys::raise_to_hasty(thread_.native_handle());
     const std::uint64_t one = 1;
     (void)!::write(cancel_.get(), &one, sizeof one);
     thread_.join();
