@@ -54,6 +54,7 @@ Cluster::Impl::Impl(Config config, std::vector<JobRecord> jobs, std::vector<Node
       move.fired_at = now;
     }
     if (job.r.attempt && job.move) job.move->deadline = now + config_.restore_timeout_ms;
+    note_recovery(job);
     if (job.r.desired_stop) job.stop_kill_at = now + kDefaultGraceMs;
     note_deadline(job);
     mark(job);
@@ -88,7 +89,10 @@ void Cluster::Impl::settle() {
     if (Job* job = find(id)) {
       drive(*job);
       note_deadline(*job);
+      driven_.insert(id);
     }
+    // When it is known which recoveries there are.
+    if (marked_.empty()) drive_standbys();
   }
 }
 

@@ -172,8 +172,7 @@ class Cluster::Impl {
   void set_attempt(Job& job, std::optional<AttemptRecord> attempt);
   Job& add(Job job);
   void remove(JobId id);
-  bool recoveries_come_first() const;
-  void fetch_held_copies();
+  void note_recovery(const Job& job);
   // Who changes a job's deadlines, or whether it waits, marks it; this is done when it was driven.
   void note_deadline(Job& job);
   void set_lease_end(Node& node, TimeMs end);
@@ -253,6 +252,8 @@ class Cluster::Impl {
   void round_over(Job& job);
   double expected_downtime_ms(const Job& job) const;
   void drive_standby(Job& job);
+  void drive_standbys();
+  bool recoveries_come_first() const;
   bool may_stand_by(const Job& job, const NodeId& id) const;
   void look_for_standbys(const Node& node);  // it became fit to be one, or unfit
   void stage(Job& job, const NodeId& id, CheckpointNumber number);
@@ -324,6 +325,7 @@ class Cluster::Impl {
   TimeMs now_ = 0;
   std::vector<Output> outputs_;
   std::set<JobId> marked_;
+  std::set<JobId> driven_;     // whose standbys have not been looked at since
   std::set<JobId> forgotten_;  // to be erased at the end of this apply()
   std::set<JobId> saved_jobs_;
   std::set<NodeId> saved_nodes_;

@@ -45,14 +45,17 @@ void Cluster::Impl::set_current(Job& job, std::optional<IncarnationRecord> curre
 }
 
 void Cluster::Impl::set_attempt(Job& job, std::optional<AttemptRecord> attempt) {
-  const bool recovery = attempt && job.move && job.move->cause == Cause::NodeLost;
   relocate(nodes_, job, job.r.attempt, std::move(attempt));
-  if (recovery) {
-    if (recovering_.empty()) recovering_since_ = now_;
-    recovering_.insert(job.id());
-  } else if (recovering_.erase(job.id()) != 0 && recovering_.empty()) {
-    fetch_held_copies();
+  note_recovery(job);
+}
+
+void Cluster::Impl::note_recovery(const Job& job) {
+  if (!job.r.attempt || !job.move || job.move->cause != Cause::NodeLost) {
+    recovering_.erase(job.id());
+    return;
   }
+  if (recovering_since_ == 0) recovering_since_ = now_;
+  recovering_.insert(job.id());
 }
 
 Job& Cluster::Impl::add(Job job) {
@@ -65,7 +68,7 @@ void Cluster::Impl::remove(JobId id) {
   const auto found = jobs_.find(id);
   if (found == jobs_.end()) return;
   job_deadlines_.erase({found->second.noted_deadline, id});
-  if (recovering_.erase(id) != 0 && recovering_.empty()) fetch_held_copies();
+  held_copies_.erase(id);
   waiting_.erase(id);
   if (const auto name = names_.find(found->second.name());
       name != names_.end() && name->second == id) {

@@ -42,7 +42,6 @@ void Cluster::Impl::drive(Job& job) {
   if (job.end_current && job.r.current && !job.finish_at) {
     ensure_kill(job, job.r.current->node, job.r.current->generation);
   }
-  drive_standby(job);
   refresh_state(job);
 }
 

@@ -14,7 +14,7 @@ namespace {
 // A round that is not shorter than this share of the one before: more of them won't help.
 constexpr double kWorthIt = 0.7;
 
-// No copy in advance is fetched while jobs of a lost node are being restored, for so long at most.
+// No standby is given a copy while jobs of a lost node are being restored, for so long at most.
 constexpr TimeMs kRecoveriesFirstMs = 10'000;
 
 std::string mebibytes(std::uint64_t bytes) {
@@ -127,12 +127,19 @@ bool Cluster::Impl::recoveries_come_first() const {
   return !recovering_.empty() && now_ < recovering_since_ + kRecoveriesFirstMs;
 }
 
-void Cluster::Impl::fetch_held_copies() {
-  for (const JobId id : std::exchange(held_copies_, {})) {
+void Cluster::Impl::drive_standbys() {
+  if (recovering_.empty()) {
+    recovering_since_ = 0;
+    for (const JobId id : std::exchange(held_copies_, {})) {
+      if (Job* job = find(id)) job->standby_retry_at = 0;
+      driven_.insert(id);
+    }
+  }
+  for (const JobId id : std::exchange(driven_, {})) {
     Job* job = find(id);
-    if (job == nullptr) continue;
-    job->standby_retry_at = 0;
-    mark(*job);
+    if (job == nullptr || has_ended(job->r.state)) continue;
+    drive_standby(*job);
+    note_deadline(*job);
   }
 }
 
@@ -160,6 +167,7 @@ void Cluster::Impl::drive_standby(Job& job) {
     held_copies_.insert(job.id());
     return;
   }
+  held_copies_.erase(job.id());
   if (job.standby.value.empty()) {
     // A copy needs no processor: an overloaded node is better than none.
     PlacementRequest request = wish(job, Urgency::Rescue, {}, newest);

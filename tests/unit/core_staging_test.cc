@@ -472,16 +472,20 @@ TEST_F(StandbyTest, TheCopyOfAJobThatEndedIsDropped) {
   EXPECT_EQ(stage_order(), "node-2 0");
 }
 
-// Two jobs of a lost node; the first of them runs again on node-2, the second is being restored.
+// Of a lost node two jobs, the first of which runs again and the second is being restored; and two
+// of other nodes, one of which had its standby there.
 class RecoveriesFirstTest : public StandbyTest {
  protected:
   void SetUp() override {
+    config.restore_attempts = 9;
     for (const char* node : {"node-1", "node-2", "node-3"}) up(node);
-    for (const std::uint64_t id : {1, 2}) {
-      run("node-1", 1, id);
+    run("node-2", 1, 1);
+    beat("node-3", 0.99);
+    for (const std::uint64_t id : {2, 3}) run("node-1", 1, id);
+    beat("node-3");
+    for (const std::uint64_t id : {1, 2, 3})
       staged(cluster().standby(JobId(id)).node.value, 1, FailureKind::None, id);
-    }
-    restores_.clear();
+    ASSERT_EQ(cluster().standby(JobId(1)).node, NodeId("node-1"));
     for (const TimeMs end = now + kTerm; now < end && restores_.size() < 2;) {
       now = std::min(end, now + 600);
       for (const char* node : {"node-2", "node-3"}) {
@@ -492,53 +496,70 @@ class RecoveriesFirstTest : public StandbyTest {
       note();
     }
     ASSERT_EQ(restores_.size(), 2u);
-    restored(1);
+    EXPECT_EQ(copied_, std::set<std::uint64_t>{});
+    restored(2);
+    note();
+    EXPECT_EQ(copied_, std::set<std::uint64_t>{});
   }
   void note() {
-    for (const auto& order : all<RestoreIncarnation>()) restores_[order.job.value] = order.node;
+    for (const auto& order : all<RestoreIncarnation>()) restores_[order.job.value] = order;
+    for (const auto& order : all<StageCheckpoint>()) {
+      if (order.checkpoint.value != 0) copied_.insert(order.job.value);
+    }
   }
   void restored(std::uint64_t id) {
-    const std::string& node = restores_[id].value;
-    done(OrderKind::Restore, node, 2, FailureKind::None, id);
-    lists[node].push_back({JobId(id), Generation(2)});
+    const RestoreIncarnation& order = restores_[id];
+    done(OrderKind::Restore, order.node.value, order.generation.value, FailureKind::None, id);
+    lists[order.node.value].push_back({JobId(id), order.generation});
   }
-  // The jobs for which a node was told to keep a checkpoint.
-  std::set<std::uint64_t> copied() const {
-    std::set<std::uint64_t> found;
-    for (const auto& order : all<StageCheckpoint>()) {
-      if (order.checkpoint.value != 0) found.insert(order.job.value);
-    }
-    return found;
-  }
-
-  std::map<std::uint64_t, NodeId> restores_;
+  std::map<std::uint64_t, RestoreIncarnation> restores_;  // the newest of each job
+  std::set<std::uint64_t> copied_;  // for which a node was told to keep a checkpoint
 };
 
 TEST_F(RecoveriesFirstTest, NewStandbysAreFilledWhenAllJobsRunAgain) {
-  EXPECT_EQ(copied(), std::set<std::uint64_t>{});
-  commit(2, 2, 1);
-  EXPECT_EQ(copied(), std::set<std::uint64_t>{});
-  restored(2);
-  EXPECT_EQ(copied(), (std::set<std::uint64_t>{1, 2}));
+  commit(2, 2, 2);
+  note();
+  EXPECT_EQ(copied_, std::set<std::uint64_t>{});
+  restored(3);
+  note();
+  EXPECT_EQ(copied_, (std::set<std::uint64_t>{1, 2, 3}));
 }
 
-TEST_F(RecoveriesFirstTest, AFailedAttemptIsNotWaitedFor) {
-  done(OrderKind::Restore, restores_[2].value, 2, FailureKind::Internal, 2);
-  EXPECT_TRUE(copied().contains(1));
+TEST_F(RecoveriesFirstTest, AnAttemptThatWaitsForItsNextIsNotWaitedFor) {
+  done(OrderKind::Restore, restores_[3].node.value, 2, FailureKind::Internal, 3);
+  note();
+  if (one<RestoreIncarnation>())
+    done(OrderKind::Restore, restores_[3].node.value, 3, FailureKind::Internal, 3);
+  note();
+  ASSERT_FALSE(one<RestoreIncarnation>());
+  EXPECT_EQ(copied_, (std::set<std::uint64_t>{1, 2}));
 }
 
-TEST_F(RecoveriesFirstTest, ARecoveryThatTakesLongIsNotWaitedFor) {
-  std::set<std::uint64_t> found;
+TEST_F(RecoveriesFirstTest, RecoveriesThatBeginAnewAreNotWaitedForAnew) {
   const TimeMs began = now;
-  while (found.empty() && now < began + 20'000) {
+  const NodeId lost = restores_[3].node,
+               left = lost == NodeId("node-2") ? NodeId("node-3") : NodeId("node-2");
+  while (restores_[3].node == lost && now < began + 2 * kTerm) {
     now += 600;
-    for (const char* node : {"node-2", "node-3"}) {
-      beat(node);
-      found.merge(copied());
+    beat(left.value);
+    note();
+  }
+  ASSERT_EQ(restores_[3].node, left);
+  for (const std::uint64_t id : {1, 2}) {
+    if (restores_.contains(id) && job(id).attempt) restored(id);
+  }
+
+  up("node-4");
+  EXPECT_EQ(copied_, std::set<std::uint64_t>{});
+  while (copied_.empty() && now < began + 30'000) {
+    now += 600;
+    for (const NodeId& node : {left, NodeId("node-4")}) {
+      beat(node.value);
+      note();
     }
   }
-  EXPECT_EQ(found, std::set<std::uint64_t>{1});
   EXPECT_GE(now, began + 9'000);
+  EXPECT_LE(now, began + 11'000);
 }
 
 }  // namespace
