@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <sstream>
+#include <thread>
 
 #include "cli/login.h"
 #include "cli/terminal.h"
@@ -13,6 +14,7 @@ namespace baton::cli {
 namespace {
 
 constexpr std::size_t kHelpColumns = 90;
+constexpr std::chrono::milliseconds kBetweenAttempts{100};
 
 // A controller that shuts down answers UNAVAILABLE, or its streams end as cancelled; we cancelled
 // nothing ourselves.
@@ -91,6 +93,7 @@ Status Session::over_restarts(const std::function<grpc::Status(grpc::ClientConte
     if (status.ok()) return {};
     if (!controller_went_away(status)) return fail(explain(status));
     if (!away) print_error("the controller went away; waiting for it to come back");
+    std::this_thread::sleep_for(kBetweenAttempts);  // it may refuse for a while, and at once
   }
 }
 

@@ -150,6 +150,14 @@ Result<Caller> Access::caller(const grpc::ServerContextBase& call) const {
   return Caller(std::move(member));
 }
 
+std::string Access::who(const grpc::ServerContextBase& call) const {
+  const auto context = call.auth_context();
+  if (is_plain(*context)) return {};
+  const auto peer = peer_of(*context);
+  return peer ? fmt::format("{} {}", peer->kind == PeerKind::Node ? "node" : "user", peer->name)
+              : "nobody";
+}
+
 Status Access::check_node(const grpc::ServerContextBase& call, const NodeId& node) const {
   BATON_TRY(const Caller asking, caller(call));
   if (asking.is_node(node.value)) return {};

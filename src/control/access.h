@@ -58,6 +58,9 @@ class Access final : public grpc::AuthMetadataProcessor {
 
   // Forbidden: nobody that is in, or not any more.
   Result<Caller> caller(const grpc::ServerContextBase& call) const;
+  // Whose share of the controller's threads a call takes, as its certificate says: "user alice".
+  // "": who may do everything.
+  std::string who(const grpc::ServerContextBase& call) const;
   // Forbidden unless the call comes from that node.
   Status check_node(const grpc::ServerContextBase& call, const NodeId& node) const;
   // Forbidden unless it comes from the node that holds this incarnation or may hold it. A

@@ -15,12 +15,13 @@ inline Status explain(Status status, const CallGroup& calls) {
   return status;
 }
 
-// Runs `body(std::stop_token)` as one answered call.
+// Runs `body(std::stop_token)` as one answered call of `who`, see Access::who().
 template <typename Body>
-grpc::ServerUnaryReactor* answer(CallGroup& calls, Body body) {
-  return BlockingUnary::start(calls, [&calls, body = std::move(body)](std::stop_token stop) {
-    return wire::to_grpc(explain(body(stop), calls));
-  });
+grpc::ServerUnaryReactor* answer(CallGroup& calls, std::string who, Body body) {
+  return BlockingUnary::start(calls, std::move(who),
+                              [&calls, body = std::move(body)](std::stop_token stop) {
+                                return wire::to_grpc(explain(body(stop), calls));
+                              });
 }
 
 }  // namespace baton::control

@@ -47,8 +47,8 @@ void copy_without_cpu_features(const v1::NodeFacts& facts, v1::NodeFacts& to) {
 }  // namespace
 
 template <typename Body>
-grpc::ServerUnaryReactor* ApiService::answer(Body body) {
-  return control::answer(context_.calls, std::move(body));
+grpc::ServerUnaryReactor* ApiService::answer(Call* call, Body body) {
+  return control::answer(context_.calls, context_.access.who(*call), std::move(body));
 }
 
 Result<JobId> ApiService::find_job(const v1::JobRef& ref) {
@@ -84,8 +84,9 @@ Status ApiService::ask(const core::Input& input, std::stop_token stop) {
   return context_.loop.wait_saved(applied.ticket, stop);
 }
 
-grpc::ServerUnaryReactor* ApiService::Version(Call*, const v1::Empty*, v1::VersionReply* reply) {
-  return answer([this, reply](std::stop_token) -> Status {
+grpc::ServerUnaryReactor* ApiService::Version(Call* call, const v1::Empty*,
+                                              v1::VersionReply* reply) {
+  return answer(call, [this, reply](std::stop_token) -> Status {
     reply->set_version(kVersion);
     reply->set_started_wall_ms(context_.started_wall_ms);
     reply->set_lease_ms(context_.lease_ms);
@@ -96,7 +97,7 @@ grpc::ServerUnaryReactor* ApiService::Version(Call*, const v1::Empty*, v1::Versi
 
 grpc::ServerUnaryReactor* ApiService::Run(Call* call, const v1::RunRequest* request,
                                           v1::Job* reply) {
-  return answer([this, call, request, reply](std::stop_token stop) -> Status {
+  return answer(call, [this, call, request, reply](std::stop_token stop) -> Status {
     BATON_TRY(JobId id, submit(call, request->spec(), stop));
     return get_job(call, id, *reply);
   });
@@ -130,13 +131,14 @@ Status ApiService::list_jobs(Call* call, const v1::ListJobsRequest& request,
 
 grpc::ServerUnaryReactor* ApiService::ListJobs(Call* call, const v1::ListJobsRequest* request,
                                                v1::ListJobsReply* reply) {
-  return answer(
-      [this, call, request, reply](std::stop_token) { return list_jobs(call, *request, *reply); });
+  return answer(call, [this, call, request, reply](std::stop_token) {
+    return list_jobs(call, *request, *reply);
+  });
 }
 
 grpc::ServerUnaryReactor* ApiService::GetJob(Call* call, const v1::JobRef* request,
                                              v1::Job* reply) {
-  return answer([this, call, request, reply](std::stop_token) -> Status {
+  return answer(call, [this, call, request, reply](std::stop_token) -> Status {
     BATON_TRY(JobId id, find_job(*request));
     return get_job(call, id, *reply);
   });
@@ -158,7 +160,7 @@ Status ApiService::wait_ended(Call* call, JobId id, std::optional<core::TimeMs> 
 
 grpc::ServerUnaryReactor* ApiService::Wait(Call* call, const v1::WaitRequest* request,
                                            v1::Job* reply) {
-  return answer([this, call, request, reply](std::stop_token stop) -> Status {
+  return answer(call, [this, call, request, reply](std::stop_token stop) -> Status {
     BATON_TRY(JobId id, find_job(request->job()));
     std::optional<core::TimeMs> deadline;
     if (request->timeout_ms()) deadline = boot_time_ms() + request->timeout_ms();
@@ -188,14 +190,14 @@ Status ApiService::take_checkpoint(Call* call, const v1::CheckpointRequest& requ
 grpc::ServerUnaryReactor* ApiService::TakeCheckpoint(Call* call,
                                                      const v1::CheckpointRequest* request,
                                                      v1::Checkpoint* reply) {
-  return answer([this, call, request, reply](std::stop_token stop) {
+  return answer(call, [this, call, request, reply](std::stop_token stop) {
     return take_checkpoint(call, *request, stop, *reply);
   });
 }
 
-grpc::ServerUnaryReactor* ApiService::ListCheckpoints(Call*, const v1::JobRef* request,
+grpc::ServerUnaryReactor* ApiService::ListCheckpoints(Call* call, const v1::JobRef* request,
                                                       v1::ListCheckpointsReply* reply) {
-  return answer([this, request, reply](std::stop_token) -> Status {
+  return answer(call, [this, request, reply](std::stop_token) -> Status {
     return context_.loop.with_lock([&](Loop::Locked& l) -> Status {
       BATON_TRY(JobId id, l.state.find_job(request->name_or_id()));
       for (const auto& [number, info] : l.state.jobs.at(id).checkpoints)
@@ -219,7 +221,7 @@ Status ApiService::finish_move(Call* call, Loop::Request& pending, JobId job,
 
 grpc::ServerUnaryReactor* ApiService::Migrate(Call* call, const v1::MigrateRequest* request,
                                               v1::MoveReply* reply) {
-  return answer([this, call, request, reply](std::stop_token stop) -> Status {
+  return answer(call, [this, call, request, reply](std::stop_token stop) -> Status {
     BATON_TRY(JobId id, own_job(call, request->job()));
     Loop::Request pending(context_.loop);
     core::UserMigrate input{
@@ -231,9 +233,9 @@ grpc::ServerUnaryReactor* ApiService::Migrate(Call* call, const v1::MigrateReque
   });
 }
 
-grpc::ServerUnaryReactor* ApiService::PlanMove(Call*, const v1::MigrateRequest* request,
+grpc::ServerUnaryReactor* ApiService::PlanMove(Call* call, const v1::MigrateRequest* request,
                                                v1::MovePlan* reply) {
-  return answer([this, request, reply](std::stop_token) -> Status {
+  return answer(call, [this, request, reply](std::stop_token) -> Status {
     return context_.loop.with_lock([&](Loop::Locked& l) -> Status {
       BATON_TRY(const JobId id, l.state.find_job(request->job().name_or_id()));
       BATON_TRY(const core::Placement plan, l.state.core.plan_migration(id, NodeId(request->to())));
@@ -251,7 +253,7 @@ grpc::ServerUnaryReactor* ApiService::PlanMove(Call*, const v1::MigrateRequest* 
 
 grpc::ServerUnaryReactor* ApiService::Restore(Call* call, const v1::RestoreRequest* request,
                                               v1::MoveReply* reply) {
-  return answer([this, call, request, reply](std::stop_token stop) -> Status {
+  return answer(call, [this, call, request, reply](std::stop_token stop) -> Status {
     BATON_TRY(JobId id, own_job(call, request->job()));
     Loop::Request pending(context_.loop);
     core::UserRestore input{pending.id(), id, CheckpointNumber(request->checkpoint()),
@@ -270,14 +272,14 @@ Status ApiService::stop_job(Call* call, const v1::StopRequest& request, std::sto
 
 grpc::ServerUnaryReactor* ApiService::Stop(Call* call, const v1::StopRequest* request,
                                            v1::Job* reply) {
-  return answer([this, call, request, reply](std::stop_token stop) {
+  return answer(call, [this, call, request, reply](std::stop_token stop) {
     return stop_job(call, *request, stop, *reply);
   });
 }
 
 grpc::ServerUnaryReactor* ApiService::Kill(Call* call, const v1::KillRequest* request,
                                            v1::Job* reply) {
-  return answer([this, call, request, reply](std::stop_token stop) -> Status {
+  return answer(call, [this, call, request, reply](std::stop_token stop) -> Status {
     if (request->signal() < 1 || request->signal() > kHighestSignal)
       return fail(ErrorCode::InvalidArgument,
                   fmt::format("there is no signal {}", request->signal()));
@@ -302,13 +304,14 @@ Status ApiService::remove_job(Call* call, const v1::JobRef& ref, std::stop_token
 }
 
 grpc::ServerUnaryReactor* ApiService::Remove(Call* call, const v1::JobRef* request, v1::Empty*) {
-  return answer(
-      [this, call, request](std::stop_token stop) { return remove_job(call, *request, stop); });
+  return answer(call, [this, call, request](std::stop_token stop) {
+    return remove_job(call, *request, stop);
+  });
 }
 
-grpc::ServerUnaryReactor* ApiService::ListNodes(Call*, const v1::ListNodesRequest* request,
+grpc::ServerUnaryReactor* ApiService::ListNodes(Call* call, const v1::ListNodesRequest* request,
                                                 v1::ListNodesReply* reply) {
-  return answer([this, request, reply](std::stop_token) -> Status {
+  return answer(call, [this, request, reply](std::stop_token) -> Status {
     // Facts are large and shared; they are copied when nobody waits for the lock.
     std::vector<std::shared_ptr<const v1::NodeFacts>> facts;
     context_.loop.with_lock([&](Loop::Locked& l) {
@@ -344,23 +347,25 @@ Status ApiService::change_node(const core::Input& input, const std::string& name
   return {};
 }
 
-grpc::ServerUnaryReactor* ApiService::Drain(Call*, const v1::DrainRequest* request,
+grpc::ServerUnaryReactor* ApiService::Drain(Call* call, const v1::DrainRequest* request,
                                             v1::Node* reply) {
-  return answer([this, request, reply](std::stop_token stop) {
+  return answer(call, [this, request, reply](std::stop_token stop) {
     return change_node(
         core::DrainNode{0, NodeId(request->node()), request->cancel(), request->deadline_ms()},
         request->node(), stop, *reply);
   });
 }
 
-grpc::ServerUnaryReactor* ApiService::Cordon(Call*, const v1::NodeRef* request, v1::Node* reply) {
-  return answer([this, request, reply](std::stop_token stop) {
+grpc::ServerUnaryReactor* ApiService::Cordon(Call* call, const v1::NodeRef* request,
+                                             v1::Node* reply) {
+  return answer(call, [this, request, reply](std::stop_token stop) {
     return change_node(core::CordonNode{0, NodeId(request->name())}, request->name(), stop, *reply);
   });
 }
 
-grpc::ServerUnaryReactor* ApiService::Uncordon(Call*, const v1::NodeRef* request, v1::Node* reply) {
-  return answer([this, request, reply](std::stop_token stop) {
+grpc::ServerUnaryReactor* ApiService::Uncordon(Call* call, const v1::NodeRef* request,
+                                               v1::Node* reply) {
+  return answer(call, [this, request, reply](std::stop_token stop) {
     return change_node(core::UncordonNode{0, NodeId(request->name())}, request->name(), stop,
                        *reply);
   });
@@ -386,9 +391,10 @@ Status ApiService::stream_events(Call* call, const v1::EventsRequest& request,
 
 grpc::ServerWriteReactor<v1::Event>* ApiService::Events(Call* call,
                                                         const v1::EventsRequest* request) {
-  return BlockingStream<v1::Event>::start(context_.calls, [this, call, request](auto& stream) {
-    return wire::to_grpc(explain(stream_events(call, *request, stream), context_.calls));
-  });
+  return BlockingStream<v1::Event>::start(
+      context_.calls, context_.access.who(*call), [this, call, request](auto& stream) {
+        return wire::to_grpc(explain(stream_events(call, *request, stream), context_.calls));
+      });
 }
 
 Status ApiService::stream_logs(Call* call, const v1::LogsRequest& request,
@@ -418,9 +424,10 @@ Status ApiService::stream_logs(Call* call, const v1::LogsRequest& request,
 
 grpc::ServerWriteReactor<v1::LogsPart>* ApiService::Logs(Call* call,
                                                          const v1::LogsRequest* request) {
-  return BlockingStream<v1::LogsPart>::start(context_.calls, [this, call, request](auto& stream) {
-    return wire::to_grpc(explain(stream_logs(call, *request, stream), context_.calls));
-  });
+  return BlockingStream<v1::LogsPart>::start(
+      context_.calls, context_.access.who(*call), [this, call, request](auto& stream) {
+        return wire::to_grpc(explain(stream_logs(call, *request, stream), context_.calls));
+      });
 }
 
 }  // namespace baton::control

@@ -40,7 +40,7 @@ class ApiService final : public v1::Api::CallbackService {
  private:
   // Runs `body`, which returns a Status, as one answered call.
   template <typename Body>
-  grpc::ServerUnaryReactor* answer(Body body);
+  grpc::ServerUnaryReactor* answer(Call* call, Body body);
 
   Result<JobId> find_job(const v1::JobRef& ref);
   Result<JobId> own_job(Call* call, const v1::JobRef& ref);

@@ -8,11 +8,11 @@ Status CallGroup::enter(const std::string& who) {
   if (!who.empty()) {
     const auto theirs = threads_of_.find(who);
     if (theirs != threads_of_.end() && theirs->second >= kMostThreadsOfOne)
-      return fail(ErrorCode::Unavailable,
+      return fail(ErrorCode::FailedPrecondition,
                   fmt::format("{} has {} calls under way, the most that one may have; end some",
                               who, theirs->second));
     if (threads_ >= kMostThreads)
-      return fail(ErrorCode::Unavailable,
+      return fail(ErrorCode::FailedPrecondition,
                   fmt::format("the controller has {} calls under way, the most that it answers at "
                               "a time; try again later",
                               threads_));

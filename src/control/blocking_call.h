@@ -5,29 +5,43 @@
 
 #include <grpcpp/support/server_callback.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <stop_token>
+#include <string>
+#include <system_error>
 #include <thread>
+
+#include "base/result.h"
+#include "wire/status.h"
 
 namespace baton::control {
 
 // Counts the calls that are under way, and ends them all.
 class CallGroup {
  public:
-  // False: the group is stopping; do not start.
+  // Each has a thread. Somebody whose clients never end must leave some to the others.
+  static constexpr int kMostThreads = 4'000, kMostThreadsOfOne = 500;
+
+  // A call without a thread of its own. False: the group is stopping; do not start.
   bool enter() {
     std::lock_guard lock(mutex_);
     if (stop_.stop_requested()) return false;
     ++running_;
     return true;
   }
+  // One with a thread. Unavailable: the group is stopping. FailedPrecondition: `who`, or everybody
+  // together, has as many as they may. "", who may do everything, is counted and not limited.
+  Status enter(const std::string& who);
   void leave() {
     std::lock_guard lock(mutex_);
     --running_;
     idle_.notify_all();
   }
+  void leave(const std::string& who);
   std::stop_token stop_token() const { return stop_.get_token(); }
   void request_stop() {
     std::lock_guard lock(mutex_);
@@ -43,6 +57,8 @@ class CallGroup {
   std::mutex mutex_;
   std::condition_variable idle_;
   int running_ = 0;
+  int threads_ = 0;
+  std::map<std::string, int> threads_of_;  // never 0
 };
 
 // What the kinds of calls below have in common: a thread of its own, and the ends that a call
@@ -52,9 +68,10 @@ class BlockingReactor : public Reactor {
  public:
   using Body = std::function<grpc::Status(Call&)>;
 
-  static Reactor* start(CallGroup& group, Body body) {
+  // `who`: see CallGroup::enter() and Access::who().
+  static Reactor* start(CallGroup& group, std::string who, Body body) {
     auto* call = new Call(group);
-    call->begin(std::move(body));
+    call->begin(std::move(who), std::move(body));
     return call;
   }
   std::stop_token stop_token() const { return stop_.get_token(); }
@@ -82,28 +99,39 @@ class BlockingReactor : public Reactor {
   }
 
  private:
-  void begin(Body body) {
-    entered_ = group_.enter();
-    if (!entered_) {
-      this->Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the controller is stopping"));
+  void begin(std::string who, Body body) {
+    who_ = std::move(who);
+    if (const Status entered = group_.enter(who_); !entered) {
+      this->Finish(wire::to_grpc(entered.error()));
       return;
     }
-    thread_ = std::thread(
-        [this, body = std::move(body)] { this->Finish(body(static_cast<Call&>(*this))); });
+    entered_ = true;
+    holders_ = 2;
+    try {
+      std::thread([this, body = std::move(body)] {
+        this->Finish(body(static_cast<Call&>(*this)));
+        let_go();
+      }).detach();
+    } catch (const std::system_error& error) {
+      holders_ = 1;
+      this->Finish(wire::to_grpc(
+          Error(ErrorCode::Unavailable, fmt::format("thread for a call: {}", error.what()))));
+    }
   }
   void OnCancel() override { stop_.request_stop(); }
-  void OnDone() override {
-    // Finish() may still be returning on the call's thread, and OnDone() may even be running there.
-    std::thread([this] {
-      if (thread_.joinable()) thread_.join();
-      CallGroup& group = group_;
-      bool entered = entered_;
-      delete this;
-      if (entered) group.leave();
-    }).detach();
+  // Finish() may still be returning on the call's thread, or OnDone() be running there.
+  void OnDone() override { let_go(); }
+  void let_go() {
+    if (--holders_ > 0) return;
+    CallGroup& group = group_;
+    const bool entered = entered_;
+    const std::string who = std::move(who_);
+    delete this;
+    if (entered) group.leave(who);
   }
 
   CallGroup& group_;
+  std::string who_;
   bool entered_ = false;
   std::stop_source stop_;
   std::stop_callback<std::function<void()>> on_group_stop_;
@@ -111,7 +139,7 @@ class BlockingReactor : public Reactor {
   std::condition_variable changed_;
   bool pending_ = false;
   bool ok_ = true;
-  std::thread thread_;
+  std::atomic<int> holders_ = 1;  // gRPC, and the call's thread
 };
 
 // A server stream. `body` writes parts through write(), which blocks until the part is on its way
@@ -153,10 +181,11 @@ class BlockingUnary final : public BlockingReactor<BlockingUnary, grpc::ServerUn
  public:
   explicit BlockingUnary(CallGroup& group) : BlockingReactor(group) {}
 
-  static grpc::ServerUnaryReactor* start(CallGroup& group,
+  static grpc::ServerUnaryReactor* start(CallGroup& group, std::string who,
                                          std::function<grpc::Status(std::stop_token)> body) {
     return BlockingReactor::start(
-        group, [body = std::move(body)](BlockingUnary& call) { return body(call.stop_token()); });
+        group, std::move(who),
+        [body = std::move(body)](BlockingUnary& call) { return body(call.stop_token()); });
   }
 };
 

@@ -29,71 +29,79 @@ Status StoreService::own_job(Call* call, v1::JobRef& ref) {
 
 grpc::ServerUnaryReactor* StoreService::Pin(Call* call, const v1::PinRequest* request,
                                             v1::Checkpoint* reply) {
-  return answer(context_.calls, [this, call, request, reply](std::stop_token stop) -> Status {
-    auto own = *request;
-    BATON_CHECK(own_job(call, *own.mutable_checkpoint()->mutable_job()));
-    return give(*reply, pin(context_, own, stop));
-  });
+  return answer(context_.calls, context_.access.who(*call),
+                [this, call, request, reply](std::stop_token stop) -> Status {
+                  auto own = *request;
+                  BATON_CHECK(own_job(call, *own.mutable_checkpoint()->mutable_job()));
+                  return give(*reply, pin(context_, own, stop));
+                });
 }
 
 grpc::ServerUnaryReactor* StoreService::Unpin(Call* call, const v1::UnpinRequest* request,
                                               v1::Checkpoint* reply) {
-  return answer(context_.calls, [this, call, request, reply](std::stop_token stop) -> Status {
-    auto own = *request;
-    BATON_CHECK(own_job(call, *own.mutable_checkpoint()->mutable_job()));
-    return give(*reply, unpin(context_, own, stop));
-  });
+  return answer(context_.calls, context_.access.who(*call),
+                [this, call, request, reply](std::stop_token stop) -> Status {
+                  auto own = *request;
+                  BATON_CHECK(own_job(call, *own.mutable_checkpoint()->mutable_job()));
+                  return give(*reply, unpin(context_, own, stop));
+                });
 }
 
-grpc::ServerUnaryReactor* StoreService::Orphans(Call*, const v1::Empty*,
+grpc::ServerUnaryReactor* StoreService::Orphans(Call* call, const v1::Empty*,
                                                 v1::StoreOrphansReply* reply) {
-  return answer(context_.calls, [this, reply](std::stop_token stop) {
+  return answer(context_.calls, context_.access.who(*call), [this, reply](std::stop_token stop) {
     return give(*reply, list_orphans(context_.loop, bulk_, stop));
   });
 }
 
-grpc::ServerUnaryReactor* StoreService::Collect(Call*, const v1::Empty*, v1::CollectReply* reply) {
-  return answer(context_.calls, [this, reply](std::stop_token stop) {
+grpc::ServerUnaryReactor* StoreService::Collect(Call* call, const v1::Empty*,
+                                                v1::CollectReply* reply) {
+  return answer(context_.calls, context_.access.who(*call), [this, reply](std::stop_token stop) {
     return give(*reply, collect(context_.loop, bulk_, stop));
   });
 }
 
-grpc::ServerUnaryReactor* StoreService::Stats(Call*, const v1::Empty*, v1::StoreStatsReply* reply) {
-  return answer(context_.calls, [this, reply](std::stop_token) {
+grpc::ServerUnaryReactor* StoreService::Stats(Call* call, const v1::Empty*,
+                                              v1::StoreStatsReply* reply) {
+  return answer(context_.calls, context_.access.who(*call), [this, reply](std::stop_token) {
     *reply = store_stats(context_.loop);
     return Status();
   });
 }
 
 grpc::ServerWriteReactor<v1::VerifiedCheckpoint>* StoreService::Verify(
-    Call*, const v1::VerifyRequest* request) {
-  return BlockingStream<v1::VerifiedCheckpoint>::start(context_.calls, [this,
-                                                                        request](auto& stream) {
-    auto send = [&](v1::VerifiedCheckpoint verified) {
-      return stream.write(std::move(verified)) ? Status()
-                                               : Status(fail(ErrorCode::Cancelled, "cancelled"));
-    };
-    return wire::to_grpc(explain(
-        verify_checkpoints(context_.loop, *request, stream.stop_token(), send), context_.calls));
-  });
+    Call* call, const v1::VerifyRequest* request) {
+  return BlockingStream<v1::VerifiedCheckpoint>::start(
+      context_.calls, context_.access.who(*call), [this, request](auto& stream) {
+        auto send = [&](v1::VerifiedCheckpoint verified) {
+          return stream.write(std::move(verified))
+                     ? Status()
+                     : Status(fail(ErrorCode::Cancelled, "cancelled"));
+        };
+        return wire::to_grpc(
+            explain(verify_checkpoints(context_.loop, *request, stream.stop_token(), send),
+                    context_.calls));
+      });
 }
 
 grpc::ServerUnaryReactor* StoreService::Diff(Call* call, const v1::DiffRequest* request,
                                              v1::DiffReply* reply) {
-  return answer(context_.calls, [this, call, request, reply](std::stop_token) -> Status {
-    auto own = *request;
-    BATON_CHECK(own_job(call, *own.mutable_job()));
-    return give(*reply, compare(context_, own));
-  });
+  return answer(context_.calls, context_.access.who(*call),
+                [this, call, request, reply](std::stop_token) -> Status {
+                  auto own = *request;
+                  BATON_CHECK(own_job(call, *own.mutable_job()));
+                  return give(*reply, compare(context_, own));
+                });
 }
 
 grpc::ServerUnaryReactor* StoreService::Inspect(Call* call, const v1::InspectRequest* request,
                                                 v1::CheckpointImage* reply) {
-  return answer(context_.calls, [this, call, request, reply](std::stop_token) -> Status {
-    auto own = *request;
-    BATON_CHECK(own_job(call, *own.mutable_checkpoint()->mutable_job()));
-    return give(*reply, view_checkpoint(context_, own));
-  });
+  return answer(context_.calls, context_.access.who(*call),
+                [this, call, request, reply](std::stop_token) -> Status {
+                  auto own = *request;
+                  BATON_CHECK(own_job(call, *own.mutable_checkpoint()->mutable_job()));
+                  return give(*reply, view_checkpoint(context_, own));
+                });
 }
 
 Status StoreService::send_archive(Call* call, v1::CheckpointRef ref,
@@ -115,9 +123,10 @@ Status StoreService::send_archive(Call* call, v1::CheckpointRef ref,
 
 grpc::ServerWriteReactor<v1::ExportPart>* StoreService::Export(Call* call,
                                                                const v1::CheckpointRef* request) {
-  return BlockingStream<v1::ExportPart>::start(context_.calls, [this, call, request](auto& stream) {
-    return wire::to_grpc(explain(send_archive(call, *request, stream), context_.calls));
-  });
+  return BlockingStream<v1::ExportPart>::start(
+      context_.calls, context_.access.who(*call), [this, call, request](auto& stream) {
+        return wire::to_grpc(explain(send_archive(call, *request, stream), context_.calls));
+      });
 }
 
 Status StoreService::take_archive(Call* call, BlockingUpload<v1::ImportPart>& stream,
@@ -140,9 +149,10 @@ Status StoreService::take_archive(Call* call, BlockingUpload<v1::ImportPart>& st
 }
 
 grpc::ServerReadReactor<v1::ImportPart>* StoreService::Import(Call* call, v1::Job* reply) {
-  return BlockingUpload<v1::ImportPart>::start(context_.calls, [this, call, reply](auto& stream) {
-    return wire::to_grpc(explain(take_archive(call, stream, *reply), context_.calls));
-  });
+  return BlockingUpload<v1::ImportPart>::start(
+      context_.calls, context_.access.who(*call), [this, call, reply](auto& stream) {
+        return wire::to_grpc(explain(take_archive(call, stream, *reply), context_.calls));
+      });
 }
 
 }  // namespace baton::control

@@ -22,7 +22,8 @@ constexpr int kKeepAliveTimeoutMs = 5'000;
 // while. No longer over a network: what is lost there is sent again sooner by a new attempt.
 constexpr int kConnectMs = 1'000;
 constexpr int kConnectLocallyMs = 10'000;
-constexpr std::size_t kMaxUnixPath = 107;  // sockaddr_un
+constexpr int kMaxCallsOfAConnection = 1'000;  // further ones wait at the client
+constexpr std::size_t kMaxUnixPath = 107;      // sockaddr_un
 static_assert(kReadAheadBytes >= kChunkBytes);
 
 Status check_port(const std::string& address, std::string_view port) {
@@ -163,7 +164,7 @@ std::shared_ptr<grpc::ServerCredentials> server_credentials(const Identity& iden
 }
 
 // https://github.com/grpc/grpc/blob/v1.51.1/doc/environment_variables.md
-void wait_apart() { ::setenv("GRPC_POLL_STRATEGY", "poll", 0); }
+void wait_apart() { ::setenv("GRPC_POLL_STRATEGY", "poll", 1); }
 
 void configure(grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -174,6 +175,7 @@ void configure(grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepAliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 1'000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxCallsOfAConnection);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
 }
 

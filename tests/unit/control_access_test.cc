@@ -7,6 +7,7 @@
 #include <set>
 
 #include "control/access.h"
+#include "control/blocking_call.h"
 #include "control_fixture.h"
 #include "wire/identity.grpc.pb.h"
 #include "wire/membership.h"
@@ -379,6 +380,56 @@ TEST_F(AccessTest, TheSocketIsRootsAndNeedsNoCertificate) {
   v1::Certificate certificate;
   EXPECT_EQ(stub->Renew(&renewing, v1::RenewRequest(), &certificate).error_code(),
             grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+// Each on a stream of its own, from the first event on.
+class Follower {
+ public:
+  explicit Follower(v1::Api::Stub& stub) {
+    v1::EventsRequest request;
+    request.set_follow(true);
+    reader_ = stub.Events(&context_, request);
+    v1::Event event;
+    follows_ = reader_->Read(&event);
+  }
+  ~Follower() {
+    context_.TryCancel();
+    if (!finished_) (void)reader_->Finish();
+  }
+  bool follows() const { return follows_; }
+  grpc::Status finish() {
+    finished_ = true;
+    return reader_->Finish();
+  }
+
+ private:
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<v1::Event>> reader_;
+  bool follows_, finished_ = false;
+};
+
+TEST_F(AccessTest, WhoFollowsTooMuchLeavesOthersTheirTurn) {
+  fakes::FakeAgent agent(as_node("node-1"), "node-1");
+  ASSERT_OK(agent.enroll());  // which is an event
+  const auto alice = v1::Api::NewStub(as_user("alice", v1::ROLE_VIEWER));
+  const auto bob = v1::Api::NewStub(as_user("bob", v1::ROLE_VIEWER));
+  std::vector<std::unique_ptr<Follower>> followers;
+  for (int i = 0; i < CallGroup::kMostThreadsOfOne; ++i) {
+    followers.push_back(std::make_unique<Follower>(*alice));
+    ASSERT_TRUE(followers.back()->follows()) << i;
+  }
+  for (int i = 0; i < 3; ++i) {
+    Follower refused(*alice);
+    ASSERT_FALSE(refused.follows());
+    const grpc::Status status = refused.finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+    EXPECT_THAT(status.error_message(), testing::HasSubstr("user alice has"));
+  }
+  EXPECT_TRUE(Follower(*bob).follows());
+  followers.clear();
+  // The controller hears of it a moment later.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!Follower(*alice).follows()) ASSERT_LT(std::chrono::steady_clock::now(), until);
 }
 
 TEST(Insecure, IsForLoopbackAlone) {

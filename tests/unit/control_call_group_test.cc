@@ -14,37 +14,37 @@ void enter_times(CallGroup& group, const std::string& who, int times) {
 
 TEST(CallGroupTest, WhoTakesTooManyLeavesSomeToOthers) {
   CallGroup group;
-  enter_times(group, "alice", CallGroup::kMostThreadsOfOne);
-  const Status refused = group.enter("alice");
+  enter_times(group, "user alice", CallGroup::kMostThreadsOfOne);
+  const Status refused = group.enter("user alice");
   ASSERT_FALSE(refused);
-  EXPECT_EQ(refused.error().code(), ErrorCode::Unavailable);
-  EXPECT_THAT(refused.error().message(), HasSubstr("alice has 500 calls under way"));
-  EXPECT_TRUE(group.enter("bob"));
-  group.leave("alice");
-  EXPECT_TRUE(group.enter("alice"));
-  EXPECT_FALSE(group.enter("alice"));
+  EXPECT_EQ(refused.error().code(), ErrorCode::FailedPrecondition);
+  EXPECT_THAT(refused.error().message(), HasSubstr("user alice has"));
+  EXPECT_TRUE(group.enter("user bob"));
+  group.leave("user alice");
+  EXPECT_TRUE(group.enter("user alice"));
+  EXPECT_FALSE(group.enter("user alice"));
 }
 
 TEST(CallGroupTest, ManyTogetherLeaveSomeToRoot) {
   CallGroup group;
   for (int who = 0; who < CallGroup::kMostThreads / CallGroup::kMostThreadsOfOne; ++who)
     enter_times(group, "user-" + std::to_string(who), CallGroup::kMostThreadsOfOne);
-  const Status refused = group.enter("bob");
+  const Status refused = group.enter("user bob");
   ASSERT_FALSE(refused);
   EXPECT_THAT(refused.error().message(), HasSubstr("try again later"));
   enter_times(group, "", 10);
   group.leave("user-1");
-  EXPECT_FALSE(group.enter("bob")) << "root's count, too";
+  EXPECT_FALSE(group.enter("user bob")) << "root's count, too";
 }
 
 TEST(CallGroupTest, NobodyEntersWhenItStops) {
   CallGroup group;
-  ASSERT_TRUE(group.enter("alice"));
+  ASSERT_TRUE(group.enter("user alice"));
   group.request_stop();
-  EXPECT_FALSE(group.enter("alice"));
+  EXPECT_FALSE(group.enter("user alice"));
   EXPECT_FALSE(group.enter(""));
   EXPECT_FALSE(group.enter());
-  group.leave("alice");
+  group.leave("user alice");
   group.wait_idle();
 }
 
