@@ -297,7 +297,8 @@ Status Cgroup::allow_real_time(double share) const {
   for (const Member& member : members_) {
     std::error_code error;
     if (member.unified || !fs::exists(member.directory / "cpu.rt_runtime_us", error)) continue;
-    const auto runtime_us = std::llround(share * static_cast<double>(kPeriodUs));
+    // Rounded down: the parent's share is an upper limit of the sum.
+    const auto runtime_us = static_cast<std::uint64_t>(share * static_cast<double>(kPeriodUs));
     BATON_CHECK(write_control(member.directory / "cpu.rt_period_us", fmt::format("{}", kPeriodUs)));
     return write_control(member.directory / "cpu.rt_runtime_us", fmt::format("{}", runtime_us));
   }

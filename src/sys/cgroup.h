@@ -61,8 +61,8 @@ class Cgroup {
   Status set_cpu_quota(double cpus) const;
   Status set_memory_limit(std::uint64_t bytes) const;
   // The share of each processor that its threads may take with real-time priority, 0 to 1. Some
-  // kernels give version 1 groups none before they are told; elsewhere there is nothing to tell.
-  // InvalidArgument: more than the parent has to give.
+  // kernels give version 1 groups none before they are told; elsewhere there is nothing to tell. An
+  // error: more than the parent has to give.
   Status allow_real_time(double share) const;
   // 0: no limit of its own.
   Result<double> cpu_quota() const;

@@ -59,12 +59,14 @@ class HastyWork {
  public:
   explicit HastyWork(pid_t other) : policy_(::sched_getscheduler(0)) {
     if (policy_ != SCHED_OTHER) return;
+    raised_ = raise_to_hasty(::gettid());
+    if (!raised_ || other <= 0 || raise_to_hasty(other)) return;
     // Where the other may not, this thread's share of real time is for leases alone.
-    raised_ = (other <= 0 || raise_to_hasty(other)) && raise_to_hasty(::gettid());
+    lower();
+    raised_ = false;
   }
   ~HastyWork() {
-    sched_param parameters{};
-    if (raised_) ::sched_setscheduler(0, policy_, &parameters);
+    if (raised_) lower();
   }
   HastyWork(const HastyWork&) = delete;
   HastyWork& operator=(const HastyWork&) = delete;
@@ -72,6 +74,11 @@ class HastyWork {
   bool is_hasty() const { return raised_; }
 
  private:
+  void lower() {
+    sched_param parameters{};
+    ::sched_setscheduler(0, policy_, &parameters);
+  }
+
   int policy_;
   bool raised_ = false;
 };

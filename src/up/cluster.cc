@@ -65,11 +65,12 @@ std::vector<std::string> key_arguments(const Options& options) {
 }
 
 // Without it a lease is renewed when other work lets it.
-void allow_real_time(const fs::path& path, double share) {
+bool allow_real_time(const fs::path& path, double share) {
   const auto group = sys::Cgroup::open(path);
-  if (const auto allowed = group ? group->allow_real_time(share) : Status(fail(group.error()));
-      !allowed)
+  const Status allowed = group ? group->allow_real_time(share) : Status(fail(group.error()));
+  if (!allowed)
     spdlog::warn("no real-time priority in {}: {}", path.string(), allowed.error().message());
+  return allowed.has_value();
 }
 
 }  // namespace
@@ -102,7 +103,7 @@ Status Cluster::claim() {
     return {};
   }
   group_.emplace(std::move(*group));
-  allow_real_time(group_->path(), real_time_share() * options_.nodes);
+  real_time_ = allow_real_time(group_->path(), real_time_share() * options_.nodes);
   return {};
 }
 
@@ -112,10 +113,12 @@ double Cluster::quota() const {
   return std::min(1.0, cpus / options_.nodes);
 }
 
-// Of each processor, for a node's lease: little, and all nodes together leave others enough.
+// Of each processor, for a node's lease: little, and all nodes together leave others enough. A
+// thread that has used it up stands still, so that a tiny share would be worse than none.
 double Cluster::real_time_share() const {
-  constexpr double kNode = 0.05, kAllNodes = 0.3;
-  return std::min(kNode, kAllNodes / options_.nodes);
+  constexpr double kNode = 0.05, kAllNodes = 0.4, kLeast = 0.02;
+  const double share = std::min(kNode, kAllNodes / options_.nodes);
+  return share < kLeast ? 0 : share;
 }
 
 Status Cluster::start_controller() {
@@ -148,7 +151,7 @@ Status Cluster::make_group(Node& node) {
   BATON_TRY(const sys::Cgroup group, sys::Cgroup::create(path));
   if (auto limited = group.set_cpu_quota(quota()); !limited)
     spdlog::warn("{} has no CPU quota: {}", node.name, limited.error().message());
-  allow_real_time(path, real_time_share());
+  if (real_time_) real_time_ = allow_real_time(path, real_time_share());
   node.cgroup = path.string();
   return {};
 }
@@ -211,7 +214,7 @@ Status Cluster::start_node(int index) {
     if (!leaf_group && leaf_group.error().code() == ErrorCode::AlreadyExists)
       leaf_group = sys::Cgroup::open(path);  // it was on before
     BATON_TRY(const sys::Cgroup leaf, std::move(leaf_group));
-    allow_real_time(path, real_time_share());
+    if (real_time_) (void)allow_real_time(path, real_time_share());
     BATON_TRY(cgroup_files, leaf.open_procs_files());
   }
   std::vector<std::string> arguments = {"up-node",

@@ -66,6 +66,7 @@ class Cluster {
   // In this order: members are destroyed from the last to the first.
   std::optional<DataDirectory> data_;
   std::optional<ClusterGroup> group_;
+  bool real_time_ = false;  // the group has some to give
   std::optional<DefaultSocket> default_socket_;
   std::vector<Node> nodes_;
   std::optional<sys::Spawned> controller_;

@@ -79,12 +79,21 @@ def test_daemons_keep_what_they_need(cluster):
     assert "capabilities kept: " in cluster.log_text()
 
 
+def thread_named(pid, name):
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        try:
+            if (task / "comm").read_text() == name + "\n":
+                return int(task.name)
+        except OSError:
+            pass  # it has ended meanwhile
+    raise AssertionError(f"{pid} has no thread {name}")
+
+
 def test_leases_do_not_wait_for_a_processor(cluster):
     if subprocess.run(["chrt", "--rr", "1", "true"]).returncode != 0:
         pytest.skip("no real-time priority on this machine")
     for node in ("node-1", "node-2"):
-        tasks = pathlib.Path(f"/proc/{cluster.agent_pid(node)}/task").iterdir()
-        (lease,) = [int(task.name) for task in tasks if (task / "comm").read_text() == "lease\n"]
+        lease = thread_named(cluster.agent_pid(node), "lease")
         assert os.sched_getscheduler(lease) == os.SCHED_RR | os.SCHED_RESET_ON_FORK
     assert os.getpriority(os.PRIO_PROCESS, cluster.info["controller_pid"]) < 0
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 
 #include "sys/cgroup.h"
@@ -85,6 +86,7 @@ TEST_F(CgroupTest, AQuotaAboveTheParentsIsNoError) {
 TEST_F(CgroupTest, RealTimePriorityIsToBeHad) {
   const auto parent = Cgroup::open(path_.parent_path());
   ASSERT_TRUE(parent);
+  if (std::system("chrt --rr 1 true 2>/dev/null") != 0) GTEST_SKIP() << "not even outside";
   const auto status = [this] {
     const Spawned spawned = run_inside("chrt --rr 1 true");
     int result = -1;

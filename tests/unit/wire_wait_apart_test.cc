@@ -18,17 +18,22 @@ namespace {
 
 class Peer final : public v1::Cluster::Service {
  public:
+  explicit Peer(int came) : came_(came) {}
   // Not before the caller gives up.
   grpc::Status Register(grpc::ServerContext* context, const v1::RegisterRequest*,
                         v1::RegisterReply*) override {
+    (void)!::write(came_, "", 1);
     while (!context->IsCancelled()) ::usleep(10'000);
     return grpc::Status::CANCELLED;
   }
+
+ private:
+  int came_;
 };
 
-[[noreturn]] void serve(const std::string& address) {
+[[noreturn]] void serve(const std::string& address, int came) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  Peer peer;
+  Peer peer(came);
   grpc::ServerBuilder builder;
   configure(builder);
   builder.AddListeningPort(address, grpc::InsecureServerCredentials());
@@ -55,19 +60,20 @@ void hold_thread(int) {
 // 0: a call was answered while the thread of another one stood still, as one does that gets no
 // processor.
 [[noreturn]] void call_beside_a_thread_that_stands_still(const std::string& address) {
+  int came[2];
+  if (::pipe(came) != 0) ::_exit(4);
   const pid_t server = ::fork();  // before this process has any thread
-  if (server == 0) serve(address);
+  if (server == 0) serve(address, came[1]);
   wait_apart();
   const auto slow = connect(address), prompt = connect(address);
   grpc::ClientContext slow_call;
-  std::atomic<bool> calling = false;
   std::thread waiting([&] {
     v1::RegisterReply reply;
-    calling = true;
     (void)slow->Register(&slow_call, {}, &reply);
   });
-  while (!calling) ::usleep(1'000);
-  ::usleep(200'000);  // that it waits for its answer by then makes the test sharper, no more
+  char byte;
+  if (::read(came[0], &byte, 1) != 1) ::_exit(5);
+  ::usleep(100'000);  // until it waits for the answer
   struct sigaction action {};
   action.sa_handler = hold_thread;
   ::sigaction(SIGUSR1, &action, nullptr);
