@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Planned migrations: how long the program stands still, against stock CRIU's dump, copy, restore.
 
-  migrate.py [--json FILE] [--count N] [--sizes 1024,4096] [--peer-count N]
+  migrate.py [--json FILE] [--count N] [--sizes 1024,4096] [--peer-count N] [--drain-count N]
 """
 
 import argparse
 import os
+import pathlib
+import re
 import shutil
 import statistics
 import subprocess
@@ -34,6 +36,37 @@ def ours(report, mb, count):
         observer.close()
         place.check(made, "work")
     return report.case(f"planned migration, {mb} MiB, 10 MB/s dirtied", samples)
+
+
+COMPLETE = re.compile(rb"memory of a restored job is complete: (\d+) MiB in ([\d.]+) ms, (\d+) pages on demand")
+
+
+def resident_mb(pid):
+    return int(re.search(r"VmRSS:\s*(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1]) >> 10
+
+
+def drain(report, mb, count):
+    """A job that sleeps between its writes: how fast it has all its memory where it is ready for it."""
+    samples = {"gb_per_s": [], "on_demand": []}
+    with place.workspace() as folder, place.cluster(folder, 2, "3s") as made:
+        observer = place.start_job(made, folder, "work", mb, "2s", pages_per_ms=place.PAGES_PER_MS_10_MB_S / 10,
+                                   spin="none")
+        log = made.data.parent / f"{made.data.name}.log"
+        while len(samples["gb_per_s"]) < count:
+            place.until_standby(made, "work")
+            here = made.job("work")["node"]
+            there = "node-2" if here == "node-1" else "node-1"
+            place.until(lambda: resident_mb(made.agent_pid(there)) > mb, "the standby has the memory decompressed",
+                        timeout=120)
+            before = log.stat().st_size
+            made.baton("migrate", "work", "--to", there, timeout=300)
+            done = place.until(lambda: COMPLETE.search(log.read_bytes()[before:]), "all of it is there", timeout=120)
+            size, took_ms, faults = (float(word) for word in done.groups())
+            samples["gb_per_s"].append(size * (1 << 20) / took_ms / 1e6)
+            samples["on_demand"].append(faults)
+        observer.close()
+        place.check(made, "work")
+    return report.case(f"lazy drain, {mb} MiB", samples)
 
 
 def criu(*arguments):
@@ -83,6 +116,7 @@ def main():
     parser.add_argument("--json")
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--peer-count", type=int, default=5)
+    parser.add_argument("--drain-count", type=int, default=20)
     parser.add_argument("--sizes", default="1024,4096")
     options = parser.parse_args()
     report = Report()
@@ -97,6 +131,8 @@ def main():
     if len(sizes) > 1:
         ratio = downtimes[sizes[1]] / small
         report.reach(name, f"downtime at {sizes[1]} MiB / at {sizes[0]} MiB", ratio, "times", "<= 1.5", ratio <= 1.5)
+    rate = drain(report, sizes[0], options.drain_count)["gb_per_s"] if options.drain_count else None
+    report.reach(f"lazy drain, {sizes[0]} MiB local pages", "rate, median", rate, "GB/s", ">= 2", rate and rate >= 2)
     report.write(options.json)
 
 
