@@ -77,6 +77,48 @@ TEST_F(ControllerTest, MigrationMovesAJobWithItsOutput) {
   EXPECT_EQ(events("move").size(), 1u);
 }
 
+// As a terminal that was stopped, or a program behind a pipe that nobody empties.
+TEST_F(ControllerTest, FollowersThatReadNothingHoldNobodyUp) {
+  FakeAgent agent(address_, "node-1");
+  ASSERT_OK(agent.enroll());
+  agent.attach();
+  const auto id = run_on(agent, spec("loop"));
+  struct Follower {
+    explicit Follower(const std::string& address)
+        : api(v1::Api::NewStub(*wire::open_channel(address))) {
+      v1::LogsRequest of_loop;
+      of_loop.mutable_job()->set_name_or_id("loop");
+      of_loop.set_follow(true);
+      of_loop.set_live(true);
+      logs = api->Logs(&contexts[0], of_loop);
+      v1::EventsRequest all;
+      all.set_follow(true);
+      events = api->Events(&contexts[1], all);
+    }
+    ~Follower() {
+      for (auto& context : contexts) context.TryCancel();
+      (void)logs->Finish();
+      (void)events->Finish();
+    }
+    std::unique_ptr<v1::Api::Stub> api;
+    grpc::ClientContext contexts[2];
+    std::unique_ptr<grpc::ClientReader<v1::LogsPart>> logs;
+    std::unique_ptr<grpc::ClientReader<v1::Event>> events;
+  };
+  std::vector<std::unique_ptr<Follower>> followers;
+  for (int i = 0; i < 20; ++i) followers.push_back(std::make_unique<Follower>(address_));
+  const std::string part(1 << 20, 'x');
+  constexpr std::uint64_t kParts = 24;  // more than a connection takes without a reader
+  for (std::uint64_t i = 0; i < kParts; ++i) {
+    ASSERT_TRUE(agent.heartbeat({running(id, 1)})->renewed());
+    ASSERT_EQ(*agent.ship(id, 1, i * part.size(), part), (i + 1) * part.size());
+  }
+  EXPECT_EQ(logs("loop").size(), kParts * part.size());
+  v1::LogsPart first;
+  EXPECT_TRUE(followers[0]->logs->Read(&first)) << "and it may go on when it likes";
+  EXPECT_FALSE(first.data().empty());
+}
+
 TEST_F(ControllerTest, AFailedRestoreLeavesTheJobAtItsSource) {
   FakeAgent one(address_, "node-1"), two(address_, "node-2");
   ASSERT_OK(one.enroll());
