@@ -21,8 +21,8 @@
 #   make fuzz [FUZZ_SECONDS=600] [FUZZ_TARGET="pack tree"]
 #                     decoders under input that clang's libFuzzer makes up: tests/fuzz
 #   make test-asan, make test-tsan
-#                     unit tests of the store under AddressSanitizer and UBSan, or under
-#                     ThreadSanitizer; scripts/run-sanitized says what is left out
+#                     unit tests under AddressSanitizer and UBSan, or under ThreadSanitizer;
+#                     scripts/run-sanitized says which
 #   make format       clang-format
 #   make clean
 
@@ -102,7 +102,7 @@ fuzz: deps
 	cmake --build build-fuzz --target $(if $(FUZZ_TARGET),$(addprefix fuzz_,$(FUZZ_TARGET)),fuzzers)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz $(FUZZ_TARGET)
 
-test-asan test-tsan: test-%: deps
+test-asan test-tsan: test-%: criu
 	scripts/install-deps test
 	cmake --preset $*
 	cmake --build build-$* --target sanitized

@@ -96,7 +96,7 @@ TEST(ProcMaps, RefusesNonsense) {
 TEST(ProcMaps, ReadsThisProcess) {
   auto mappings = read_mappings(::getpid());
   ASSERT_TRUE(mappings);
-  auto here = reinterpret_cast<std::uint64_t>(&mappings);
+  const auto here = reinterpret_cast<std::uint64_t>(__builtin_frame_address(0));
   bool found = false;
   for (const Mapping& mapping : *mappings)
     found |= mapping.start <= here && here < mapping.end && mapping.name == "[stack]";

@@ -8,6 +8,9 @@
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <string>
 #include <thread>
 
 #include "wire/baton.grpc.pb.h"
@@ -51,6 +54,12 @@ std::unique_ptr<v1::Cluster::Stub> connect(const std::string& address) {
   return v1::Cluster::NewStub(*channel);
 }
 
+bool sleeps(pid_t thread) {
+  std::ifstream file("/proc/self/task/" + std::to_string(thread) + "/stat");
+  const std::string stat{std::istreambuf_iterator<char>(file), {}};
+  return stat.find(") S ") != std::string::npos;
+}
+
 std::atomic<bool> held = false, let_go = false;
 void hold_thread(int) {
   held = true;
@@ -67,13 +76,15 @@ void hold_thread(int) {
   wait_apart();
   const auto slow = connect(address), prompt = connect(address);
   grpc::ClientContext slow_call;
+  std::atomic<pid_t> tid = 0;
   std::thread waiting([&] {
+    tid = ::gettid();
     v1::RegisterReply reply;
     (void)slow->Register(&slow_call, {}, &reply);
   });
   char byte;
   if (::read(came[0], &byte, 1) != 1) ::_exit(5);
-  ::usleep(100'000);  // until it waits for the answer
+  while (!sleeps(tid)) ::usleep(1'000);  // until it waits for the answer
   struct sigaction action {};
   action.sa_handler = hold_thread;
   ::sigaction(SIGUSR1, &action, nullptr);
