@@ -23,6 +23,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::int64_t kStateAgainMs = 500;
+
 // Where a child of ours finds its gate.
 constexpr int kGateFd = 3;
 constexpr auto kControllerGrace = std::chrono::seconds(10);
@@ -261,8 +263,9 @@ Status Cluster::serve() {
     BATON_CHECK(power_on());
     if (!controller_ && controller_respawn_.due()) {
       BATON_CHECK(start_controller());
-      BATON_CHECK(write_state());
+      keep_state();
     }
+    if (state_again_at_ms_ >= 0 && state_again_at_ms_ <= boot_time_ms()) keep_state();
   }
 }
 
@@ -286,7 +289,8 @@ Status Cluster::on_controller_ended() {
     controller_respawn_.never();
   else
     controller_respawn_.ended();
-  return write_state();
+  keep_state();
+  return {};
 }
 
 int Cluster::wait_ms() const {
@@ -294,6 +298,10 @@ int Cluster::wait_ms() const {
   for (const Node& node : nodes_) {
     if (node.power_on_at_ms < 0) continue;
     const auto left = std::max<std::int64_t>(0, node.power_on_at_ms - boot_time_ms());
+    wait = wait < 0 ? left : std::min(wait, left);
+  }
+  if (state_again_at_ms_ >= 0) {
+    const auto left = std::max<std::int64_t>(0, state_again_at_ms_ - boot_time_ms());
     wait = wait < 0 ? left : std::min(wait, left);
   }
   return static_cast<int>(wait);
@@ -308,7 +316,8 @@ Status Cluster::power_on() {
     BATON_CHECK_CTX(start_node(static_cast<int>(i)), fmt::format("start {} again", node.name));
     changed = true;
   }
-  return changed ? write_state() : Status();
+  if (changed) keep_state();
+  return {};
 }
 
 void Cluster::on_node_ended(int index) {
@@ -321,8 +330,18 @@ void Cluster::on_node_ended(int index) {
     node.power_on_at_ms = boot_time_ms() + options_.power_on_after_ms;
     unplug(index);
   }
-  if (auto written = write_state(); !written)
-    spdlog::warn("up.json: {}", written.error().message());
+  keep_state();
+}
+
+// Scripts read it and nothing else needs it: a full disk must not end the cluster.
+void Cluster::keep_state() {
+  const bool again = state_again_at_ms_ >= 0;
+  state_again_at_ms_ = -1;
+  const Status written = write_state();
+  if (written) return;
+  if (!again)
+    spdlog::warn("up.json is out of date until it can be written: {}", written.error().message());
+  state_again_at_ms_ = boot_time_ms() + kStateAgainMs;
 }
 
 Status Cluster::write_state() const {

@@ -59,6 +59,7 @@ class Cluster {
   Status on_controller_ended();
   void on_node_ended(int index);
   Status write_state() const;
+  void keep_state();
   Status announce();
   void stop_controller();
 
@@ -73,6 +74,7 @@ class Cluster {
   Respawn controller_respawn_;
   std::optional<sys::Spawned> ready_check_;
   bool ready_ = false;
+  std::int64_t state_again_at_ms_ = -1;  // boot time, to write up.json; -1: it is written
   Fd signals_;
   Fd ready_fd_;
 };

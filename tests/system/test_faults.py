@@ -121,6 +121,36 @@ def says_full(text):
     return "No space left" in text or "no space left" in text or "full" in text
 
 
+def test_a_full_disk_does_not_end_a_cluster(small_disk, make_cluster):
+    """A node comes back, and the controller, while what tells scripts about them can't be written."""
+    cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms", "--power-on-after", "0.3",
+                           name="small/data")
+    controller, before = cluster.info["controller_pid"], cluster.node("node-2")["pid"]
+    filler = small_disk / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        for size in (1 << 20, 4096, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                pass
+
+    def started(*words):
+        """What `baton up` has started since, of such a command line. The log lies on the full disk, too."""
+        return [pid for pid in descendants(cluster.process.pid)
+                if pid not in (before, controller) and all(word in cmdline(pid) for word in words)]
+
+    cluster.power_cut("node-2")
+    until(lambda: started(b"up-node", b"node-2"), "the node comes back")
+    os.kill(controller, signal.SIGKILL)
+    until(lambda: started(b"controller", b"--socket"), "and the controller")
+    assert cluster.process.poll() is None
+    filler.unlink()
+    until(lambda: (cluster.refresh(), cluster.node("node-2")["pid"] != before
+                   and cluster.info["controller_pid"] not in (0, controller))[1], "up.json is right again")
+    cluster.baton("await-nodes", "node-1", "node-2")
+
+
 def test_a_full_disk_costs_checkpoints_not_the_job(small_disk, make_cluster):
     """Controller and agents share the small disk: both kinds of write fail while it is full."""
     cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms", name="small/data")
