@@ -163,9 +163,6 @@ std::shared_ptr<grpc::ServerCredentials> server_credentials(const Identity& iden
   return tls::TlsServerCredentials(options);
 }
 
-// https://github.com/grpc/grpc/blob/v1.51.1/doc/environment_variables.md
-void wait_apart() { ::setenv("GRPC_POLL_STRATEGY", "poll", 1); }
-
 void configure(grpc::ServerBuilder& builder) {
   builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder.SetMaxSendMessageSize(kMaxMessageBytes);

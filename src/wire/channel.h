@@ -59,12 +59,6 @@ class Dialer {
   std::shared_ptr<grpc::ChannelCredentials> credentials_;
 };
 
-// From now on each call of this process waits for its own connection. Otherwise one of gRPC's
-// callers waits for all connections and wakes the others: a heartbeat then waits for whichever
-// thread that happens to be to get a processor. For a process of few connections, before any thread
-// exists.
-void wait_apart();
-
 Result<std::shared_ptr<grpc::Channel>> open_channel(const std::string& address,
                                                     const Security& security = {});
 

@@ -148,7 +148,6 @@ def test_a_full_disk_does_not_end_a_cluster(small_disk, make_cluster):
     filler.unlink()
     until(lambda: (cluster.refresh(), cluster.node("node-2")["pid"] != before
                    and cluster.info["controller_pid"] not in (0, controller))[1], "up.json is right again")
-    cluster.baton("await-nodes", "node-1", "node-2")
 
 
 def test_a_full_disk_costs_checkpoints_not_the_job(small_disk, make_cluster):
