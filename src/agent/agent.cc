@@ -25,6 +25,7 @@
 #include "sys/capabilities.h"
 #include "sys/cgroup.h"
 #include "sys/file.h"
+#include "wire/channel.h"
 
 namespace baton::agent {
 namespace {
@@ -373,6 +374,7 @@ int run_agent(AgentOptions options) {
   }
   if (options.criu_prefix.empty()) options.criu_prefix = default_criu_prefix();
   log_init(fmt::format("agent {}", options.name), options.log_level);
+  wire::wait_apart();
   // Before there is any thread.
   if (const auto kept = sys::keep_capabilities(sys::kAgentCapabilities))
     spdlog::info("capabilities kept: {}", sys::capability_names(*kept));

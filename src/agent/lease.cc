@@ -146,6 +146,7 @@ std::uint32_t LeaseKeeper::turn_register() {
   }
   for (const auto& copy : *roster_.staged()) *request.add_staged() = copy;
   wire::clean_text(request);
+  const std::int64_t sent_ns = now_();
   auto reply = transport_.register_node(request, kRegisterTimeoutMs);
   if (!reply) {
     note_failure("register", reply.error());
@@ -160,6 +161,7 @@ std::uint32_t LeaseKeeper::turn_register() {
                            heartbeat_ms_),
         .registered = *reply,
         .policy = reply->policy()});
+  renew(sent_ns + std::int64_t{clock_.lease_ms()} * 1'000'000);
   return 0;
 }
 

@@ -102,8 +102,9 @@ void Cluster::Impl::drive_planned(Job& job) {
   if (job.r.attempt || job.end_current || job.asked != Job::Asked::Nothing) return;
   if (job.stray_held) return send_resume(job);
   if (!held) {
-    const Node* source = find(job.r.current->node);
-    if (move.freeze_sent || !source->reachable()) {
+    // It has not come back to this controller yet: it will, or be lost.
+    if (!find(job.r.current->node)->reachable()) return;
+    if (move.freeze_sent) {
       move.failure = fmt::format("{} could not be asked to freeze it", job.r.current->node);
       return drive_planned(job);
     }

@@ -46,7 +46,8 @@ void Cluster::Impl::on(const NodeRegistered& input) {
     if (node.old_epochs.size() >= kEpochsRemembered) node.old_epochs.clear();
     node.old_epochs.insert(node.epoch);
   }
-  const bool restarted = known && !came_up && !same_epoch && !node.epoch.empty();
+  const bool is_back = known && !came_up && node.epoch.empty();
+  const bool restarted = known && !came_up && !same_epoch && !is_back;
   out(DropOrders{id});
   node.ending.clear();
   node.dropping.clear();
@@ -57,6 +58,7 @@ void Cluster::Impl::on(const NodeRegistered& input) {
   grant_lease(node);
   save(node);
   if (came_up) tell(event::kNodeUp, nullptr, id, fmt::format("{}: registered", id));
+  if (is_back) tell(event::kNodeUp, nullptr, id, fmt::format("{}: is back", id));
   if (restarted) tell(event::kNodeUp, nullptr, id, fmt::format("{}: its agent was restarted", id));
 
   for (auto& [job_id, job] : jobs_) orders_dropped(job, node);

@@ -22,6 +22,9 @@ constexpr int kKeepAliveTimeoutMs = 5'000;
 // while. No longer over a network: what is lost there is sent again sooner by a new attempt.
 constexpr int kConnectMs = 1'000;
 constexpr int kConnectLocallyMs = 10'000;
+// With wait_apart(). A connection is made, and a ping answered, in three such steps or four, which
+// must be well within kConnectMs and kKeepAliveTimeoutMs.
+constexpr const char* kLookAfterChannelsMs = "50";
 constexpr int kMaxCallsOfAConnection = 1'000;  // further ones wait at the client
 constexpr std::size_t kMaxUnixPath = 107;      // sockaddr_un
 static_assert(kReadAheadBytes >= kChunkBytes);
@@ -161,6 +164,13 @@ std::shared_ptr<grpc::ServerCredentials> server_credentials(const Identity& iden
   options.watch_identity_key_cert_pairs();
   options.set_cert_request_type(GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY);
   return tls::TlsServerCredentials(options);
+}
+
+// https://github.com/grpc/grpc/blob/v1.51.1/doc/environment_variables.md; the second one is in
+// src/core/ext/filters/client_channel/backup_poller.cc and is of use with "poll" alone.
+void wait_apart() {
+  ::setenv("GRPC_POLL_STRATEGY", "poll", 1);
+  ::setenv("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", kLookAfterChannelsMs, 1);
 }
 
 void configure(grpc::ServerBuilder& builder) {

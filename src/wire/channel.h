@@ -59,6 +59,13 @@ class Dialer {
   std::shared_ptr<grpc::ChannelCredentials> credentials_;
 };
 
+// From now on each call of this process waits for its own connection. Otherwise one of gRPC's
+// callers waits for all connections and wakes the others: a heartbeat then waits for whichever
+// thread that happens to be to get a processor. What happens on a connection while no call waits
+// (it is made, it is asked whether it lives) is looked after 20 times a second. For a process of
+// few connections, before any thread exists.
+void wait_apart();
+
 Result<std::shared_ptr<grpc::Channel>> open_channel(const std::string& address,
                                                     const Security& security = {});
 

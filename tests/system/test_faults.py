@@ -12,10 +12,13 @@ from conftest import LEASE_MS, PROGRAMS, alive, cmdline, descendants, until
 from test_moves import ENDLESS, LOOP, check_one_incarnation, finish, witness_job
 
 
+def controller_data(cluster):
+    return cluster.data / "controller"
+
+
 def store(cluster):
     """The controller's folder of checkpoints."""
-    return next(path for path in cluster.data.rglob("checkpoints")
-                if path.is_dir() and "incarnations" not in path.parts)
+    return controller_data(cluster) / "checkpoints"
 
 
 def checkpoint_folder(cluster, job, number):
@@ -281,7 +284,7 @@ def test_a_power_cut_leaves_the_network_of_the_others_alone(make_cluster):
 def lose_records(cluster, how):
     """The controller's database goes as by a disk that fails; `up` starts the controller again."""
     controller = cluster.info["controller_pid"]
-    database = next(cluster.data.rglob("state.db"))
+    database = controller_data(cluster) / "state.db"
     os.kill(controller, signal.SIGSTOP)
     if how == "delete":
         for path in database.parent.glob("state.db*"):

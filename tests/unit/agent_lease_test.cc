@@ -18,6 +18,7 @@ class FakeTransport : public LeaseTransport {
   Result<pb::RegisterReply> register_node(const pb::RegisterRequest& request,
                                           std::uint32_t) override {
     registrations.push_back(request);
+    now_ns += answer_takes_ns;
     pb::RegisterReply reply;
     reply.set_lease_ms(3'000);
     reply.set_heartbeat_ms(600);
@@ -71,11 +72,15 @@ class LeaseTest : public testing::Test {
   LeaseKeeper keeper_;
 };
 
-TEST_F(LeaseTest, RegistrationAloneGrantsNothing) {
+// The controller counts it from there, too, and may have a job started before the first heartbeat.
+TEST_F(LeaseTest, RegistrationGrantsALease) {
+  EXPECT_FALSE(clock_.allows_start(transport_.now_ns));
+  transport_.answer_takes_ns = 800 * kMs;
+  const std::int64_t sent = transport_.now_ns;
   EXPECT_EQ(keeper_.turn(), 0u);
   EXPECT_EQ(transport_.registrations.size(), 1u);
-  EXPECT_EQ(clock_.deadline_ns(), 0);
-  EXPECT_FALSE(clock_.allows_start(transport_.now_ns));
+  EXPECT_EQ(clock_.deadline_ns(), sent + 3'000 * kMs);
+  EXPECT_TRUE(clock_.allows_start(transport_.now_ns));
 }
 
 TEST_F(LeaseTest, CountsFromTheMomentOfSending) {
@@ -103,7 +108,7 @@ TEST_F(LeaseTest, OnlyRenewedExtends) {
   keeper_.turn();
   EXPECT_EQ(transport_.registrations.size(), 2u) << "the controller does not know it: again";
   EXPECT_EQ(closed_, 2) << "orders stop before the list is made";
-  EXPECT_EQ(clock_.deadline_ns(), deadline);
+  EXPECT_EQ(clock_.deadline_ns(), transport_.now_ns + 3'000 * kMs);
 }
 
 TEST_F(LeaseTest, StartNeedsAThirdOfALease) {

@@ -143,6 +143,7 @@ TEST_F(Lease, AfterARestartAReportedIncarnationIsAdopted) {
   EXPECT_FALSE(one<AnswerHeartbeat>()->renewed);
   up("node-1", {{JobId(1), Generation(1)}});
   EXPECT_TRUE(one<AnswerRegister>()->kill.empty());
+  EXPECT_TRUE(told(event::kNodeUp, "is back")) << "who waits for it waits for an event";
   pass(20'000, {"node-1"});
   EXPECT_EQ(job().state, JobState::Running);
   EXPECT_EQ(job().current->generation, Generation(1));

@@ -343,6 +343,27 @@ TEST_F(Recovery, OutputOfAnAttemptThatCameToNothingIsCutToo) {
   EXPECT_EQ(one<RollBackOutput>()->bytes, 100u);
 }
 
+TEST_F(Recovery, AMoveWaitsForItsSourceToComeBackToARestartedController) {
+  restart_controller();
+  up("node-2");
+  apply(UserMigrate{5, JobId(1), NodeId("node-2")});
+  EXPECT_TRUE(one<Reply>()->status);
+  EXPECT_TRUE(all<MoveFinished>().empty());
+  up("node-1", lists["node-1"]);
+  ASSERT_TRUE(one<FreezeIncarnation>());
+  frozen("node-1", 1, 4);
+  EXPECT_EQ(one<RestoreIncarnation>()->node, NodeId("node-2"));
+}
+
+TEST_F(Recovery, AMoveWhoseSourceDoesNotComeBackIsARecovery) {
+  restart_controller();
+  up("node-2");
+  apply(UserMigrate{5, JobId(1), NodeId("node-2")});
+  pass(kTerm + 600, {"node-2"});
+  ASSERT_TRUE(job().attempt);
+  EXPECT_EQ(job().attempt->node, NodeId("node-2"));
+}
+
 TEST_F(Recovery, AJobThatKeepsVanishingIsNotRestoredForEver) {
   for (int i = 0; i < 200 && !has_ended(job().state); ++i) {
     if (job().attempt) {
