@@ -20,8 +20,6 @@ namespace baton::wire {
 namespace {
 
 constexpr long kVersion3 = 2;  // counts from 0 in X.509
-// A node's clock may be behind the controller's by so much and still take a new certificate.
-constexpr long kClockSlackSeconds = 600;
 constexpr int kSerialBits = 159;  // RFC 5280, 4.1.2.2: positive, at most 20 octets
 constexpr std::size_t kSecretBytes = 32;
 
@@ -95,7 +93,7 @@ bool set_random_serial(X509* certificate) {
 }
 
 bool set_validity(X509* certificate, std::chrono::seconds valid_for) {
-  return X509_gmtime_adj(X509_getm_notBefore(certificate), -kClockSlackSeconds) &&
+  return X509_gmtime_adj(X509_getm_notBefore(certificate), -kBackdatedSeconds) &&
          X509_gmtime_adj(X509_getm_notAfter(certificate), static_cast<long>(valid_for.count()));
 }
 
@@ -246,7 +244,7 @@ Result<std::string> sign(const Authority& authority, const std::string& request_
 Result<CertificateFacts> read_certificate(const std::string& pem) {
   BATON_TRY(const Certificate certificate, parse_certificate(pem));
   CertificateFacts facts;
-  facts.not_before_s = seconds_of(X509_get0_notBefore(certificate.get()));
+  facts.made_s = seconds_of(X509_get0_notBefore(certificate.get())) + kBackdatedSeconds;
   facts.not_after_s = seconds_of(X509_get0_notAfter(certificate.get()));
   const Names names(static_cast<GENERAL_NAMES*>(
       X509_get_ext_d2i(certificate.get(), NID_subject_alt_name, nullptr, nullptr)));

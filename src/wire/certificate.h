@@ -51,9 +51,13 @@ Result<std::string> make_request(const std::string& key);
 Result<std::string> sign(const Authority& authority, const std::string& request,
                          const PeerName& name, std::chrono::seconds valid_for);
 
+// Certificates say that they are valid from 20 years before they were made, so that a clock that is
+// behind, or is set back, shuts nobody out: whether one counts is what the registry knows.
+constexpr long kBackdatedSeconds = 20L * 365 * 86'400;
+
 struct CertificateFacts {
   std::optional<PeerName> name;
-  std::int64_t not_before_s = 0;  // since the epoch
+  std::int64_t made_s = 0;  // since the epoch
   std::int64_t not_after_s = 0;
 };
 // Damaged: it is no certificate.

@@ -39,7 +39,7 @@ Status join(const std::string& address, const JoinToken& token, const std::strin
 }
 
 bool is_due(const CertificateFacts& facts, std::int64_t now_s) {
-  return now_s >= facts.not_before_s + (facts.not_after_s - facts.not_before_s) / 3 * 2;
+  return now_s >= facts.made_s + (facts.not_after_s - facts.made_s) / 3 * 2;
 }
 
 Status renew(const std::shared_ptr<grpc::Channel>& channel, const Identity& identity) {

@@ -2,10 +2,11 @@
 """Everything breaks, for minutes, on a real cluster of four nodes on this machine; the jobs must not notice.
 
 Twelve jobs that check themselves run while agents, nodes, the controller and CRIU are killed or stopped,
-links are cut both ways and one way or slowed down, disks are full, stored copies are damaged, and users
-move, drain and checkpoint. From outside, every few milliseconds, it is looked at whether two incarnations of
-a job run. At the end all is healed, every job has to run, and says whether its memory, its files and its
-kernel objects are right; what it printed must be exact, also for somebody who followed it all along.
+links are cut both ways and one way or slowed down, disks are full, stored copies are damaged, the wall clock
+is stepped, and users move, drain and checkpoint. From outside, every few milliseconds, it is looked at
+whether two incarnations of a job run. At the end all is healed, every job has to run, and says whether its
+memory, its files and its kernel objects are right; what it printed must be exact, also for somebody who
+followed it all along.
 
     chaos.py [--faults 300] [--seconds 600] [--seed N] [--json FILE] [--keep DIR]
 
@@ -29,7 +30,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "system"))
 sys.dont_write_bytecode = True
-from conftest import BATON, PROGRAMS, Cluster, alive, cmdline, descendants, until  # noqa: E402
+from conftest import BATON, PROGRAMS, Cluster, SteppedClock, alive, cmdline, descendants, until  # noqa: E402
 
 LEASE_MS = 3000
 NODES = 4
@@ -180,6 +181,8 @@ class Chaos:
         self.fills = []  # from when to when the disk was full, wall clock
         self.full = []  # jobs that a write of their own ended while the disk was full
         self.journal = open(self.folder / "faults.log", "w", buffering=1)
+        self.clock = SteppedClock(self.folder / "clock")
+        self.steps = {0}  # seconds by which the cluster's wall clock was ahead
         self.healers = []  # (when, what): what a fault leaves to be undone later
         self.slow_links = subprocess.run(["tc", "-V"], capture_output=True).returncode == 0
 
@@ -190,7 +193,7 @@ class Chaos:
         policy = self.folder / "policy.toml"
         policy.write_text("migrate_on_overload = false\nmemory_threshold = 1.0\ncooldown_ms = 1000\n")
         self.cluster = Cluster(self.disk / "data", "--nodes", str(NODES), "--lease", f"{LEASE_MS}ms",
-                               "--power-on-after", "2", "--policy", str(policy))
+                               "--power-on-after", "2", "--policy", str(policy), env=self.clock.env)
         for name, command in JOBS.items():
             self.cluster.run(name, *command, flags=["--interval", "700ms", "--env", f"{MARK}={name}", "--workdir", "/tmp"])
         for name in JOBS:
@@ -364,6 +367,13 @@ class Chaos:
         except (OSError, IndexError):
             return False
 
+    def step_clock(self):
+        ahead = self.random.choice([-1, 1]) * self.random.choice([2, 600, 10_000])
+        self.steps.add(ahead)
+        self.clock.set_ahead(ahead)
+        self.later(self.random.uniform(0.5, 6), lambda: self.clock.set_ahead(0))
+        return True
+
     # ---- what users do meanwhile
     def user(self, *arguments):
         """In the background; that it fails in this weather is no fault."""
@@ -386,7 +396,7 @@ class Chaos:
     FAULTS = [(kill_agent, 4), (stop_agent_shortly, 3), (stop_agent_past_its_lease, 2), (cut_power, 3),
               (kill_controller, 3), (stop_controller, 2), (kill_criu, 4), (stop_criu, 2), (cut_link, 3),
               (cut_link_to_controller, 2), (cut_link_from_controller, 2), (slow_link, 2), (fill_disk, 1),
-              (damage_a_copy, 3), (migrate, 5), (checkpoint, 2), (drain, 1)]
+              (damage_a_copy, 3), (step_clock, 2), (migrate, 5), (checkpoint, 2), (drain, 1)]
 
     # ---- the run
     def run(self):
@@ -427,7 +437,8 @@ class Chaos:
                 job = self.cluster.until_job(name, lambda job: job["state"] == "running" or job["state"] in
                                              ("failed", "exited", "stopped"), f"{name} runs", timeout=PATIENCE)
                 ended = int(job.get("ended_wall_ms", 0)) / 1000
-                if job["state"] == "exited" and any(since <= ended <= until + 1 for since, until in self.fills):
+                if job["state"] == "exited" and any(
+                        since <= ended - ahead <= until + 1 for since, until in self.fills for ahead in self.steps):
                     # A write of its own met the full disk: that is what such a program does anywhere.
                     self.full.append(name)
                     continue

@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,19 @@ def cmdline(pid):
         return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+class SteppedClock:
+    """A wall clock of a cluster's own that can be stepped while it runs (tests/fakes/stepped_clock.cc)."""
+
+    def __init__(self, path):
+        self.path = path
+        path.write_bytes(bytes(8))
+        self.env = {"LD_PRELOAD": str(BUILD / "stepped-clock.so"), "BATON_TEST_CLOCK": str(path)}
+
+    def set_ahead(self, seconds):
+        with open(self.path, "r+b", buffering=0) as file:
+            file.write(struct.pack("=q", int(seconds * 1e9)))
 
 
 class Cluster:

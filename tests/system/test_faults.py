@@ -5,10 +5,11 @@ import os
 import pathlib
 import signal
 import subprocess
+import time
 
 import pytest
 
-from conftest import LEASE_MS, PROGRAMS, alive, cmdline, descendants, until
+from conftest import LEASE_MS, PROGRAMS, SteppedClock, alive, cmdline, descendants, until
 from test_moves import ENDLESS, LOOP, check_one_incarnation, finish, witness_job
 
 
@@ -151,6 +152,38 @@ def test_a_full_disk_does_not_end_a_cluster(small_disk, make_cluster):
     filler.unlink()
     until(lambda: (cluster.refresh(), cluster.node("node-2")["pid"] != before
                    and cluster.info["controller_pid"] not in (0, controller))[1], "up.json is right again")
+
+
+def test_the_wall_clock_is_stepped(make_cluster, workspace):
+    """Ahead by hours, then back by more: what runs, what is awaited, and who may join go by other clocks."""
+    clock = SteppedClock(workspace / "clock")
+    clock.set_ahead(5 * 3600)
+    cluster = make_cluster("--nodes", "2", "--lease", f"{LEASE_MS}ms", "--power-on-after", "0.3", env=clock.env)
+    shared = witness_job(cluster, workspace)
+
+    def checkpoints_go_on():
+        cluster.until_checkpoint("witness", after=int(cluster.job("witness")["newest_checkpoint"]))
+
+    submitted = int(cluster.job("witness")["submitted_wall_ms"]) / 1000
+    assert abs(submitted - time.time() - 5 * 3600) < 600, "the cluster does not have that clock"
+    for ahead in (6, -7, 0, -1):
+        clock.set_ahead(ahead * 3600)
+        checkpoints_go_on()
+    assert len(check_one_incarnation(shared)) == 1, "the job noticed"
+
+    # All connections are made anew, with certificates of a time that is yet to come.
+    clock.set_ahead(-8 * 3600)
+    os.kill(cluster.info["controller_pid"], signal.SIGKILL)
+    until(lambda: cluster.raw("ps").returncode == 0, "the controller answers")
+    checkpoints_go_on()
+    cluster.power_cut("node-1")
+    until(lambda: len(check_one_incarnation(shared)) == 2, "its successor writes")
+    cluster.baton("await-nodes", "node-1", "node-2")
+    checkpoints_go_on()
+    cluster.baton("migrate", "witness", "--to", "node-1")
+    (shared / "stop").touch()
+    assert cluster.wait("witness") == 0
+    check_one_incarnation(shared)
 
 
 def test_a_full_disk_costs_checkpoints_not_the_job(small_disk, make_cluster):

@@ -1,0 +1,65 @@
+// Waits do not depend on the wall clock.
+//
+// Abseil 20220623, and with it all timers of gRPC (deadlines of calls, keep-alive, attempts to
+// connect), waits on futexes for a time of the wall clock. When that is stepped back by an hour,
+// the waits last an hour longer, and nothing in gRPC's interface ends them. Later versions wait for
+// the steady clock, which is what this does: it takes the place of libc's syscall(), through which
+// Abseil makes the call. CMakeLists.txt has it in every program that speaks gRPC.
+#include <dlfcn.h>
+#include <linux/futex.h>
+#include <stdarg.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+
+namespace {
+
+using Syscall = long (*)(long, ...);
+
+constexpr long kSecondNs = 1'000'000'000;
+constexpr long kFarSeconds = 1'000'000'000;  // 30 years: nobody waits so long
+
+// No static of the usual kind: its guard may make the call that it guards.
+std::atomic<Syscall> next_syscall = nullptr;
+
+Syscall next() {
+  Syscall found = next_syscall.load(std::memory_order_relaxed);
+  if (!found) {
+    found = reinterpret_cast<Syscall>(::dlsym(RTLD_NEXT, "syscall"));
+    next_syscall.store(found, std::memory_order_relaxed);
+  }
+  return found;
+}
+
+bool waits_for_the_wall_clock(long number, long operation, long deadline) {
+  return number == SYS_futex && (operation & FUTEX_CLOCK_REALTIME) != 0 && deadline != 0 &&
+         (operation & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET;
+}
+
+timespec on_the_steady_clock(const timespec& deadline) {
+  timespec wall{}, steady{};
+  ::clock_gettime(CLOCK_REALTIME, &wall);
+  ::clock_gettime(CLOCK_MONOTONIC, &steady);
+  const long seconds = deadline.tv_sec - wall.tv_sec;
+  if (seconds > kFarSeconds) return {steady.tv_sec + kFarSeconds, 0};
+  timespec result{steady.tv_sec + seconds, steady.tv_nsec + deadline.tv_nsec - wall.tv_nsec};
+  if (result.tv_nsec >= kSecondNs) ++result.tv_sec, result.tv_nsec -= kSecondNs;
+  if (result.tv_nsec < 0) --result.tv_sec, result.tv_nsec += kSecondNs;
+  return result.tv_sec < 0 ? timespec{} : result;
+}
+
+}  // namespace
+
+// Six arguments always, whether the call has them or not, as libc's own does.
+extern "C" long syscall(long number, ...) noexcept {
+  va_list list;
+  va_start(list, number);
+  const long a = va_arg(list, long), b = va_arg(list, long), c = va_arg(list, long),
+             d = va_arg(list, long), e = va_arg(list, long), f = va_arg(list, long);
+  va_end(list);
+  if (!waits_for_the_wall_clock(number, b, d)) return next()(number, a, b, c, d, e, f);
+  const timespec deadline = on_the_steady_clock(*reinterpret_cast<const timespec*>(d));
+  return next()(number, a, b & ~FUTEX_CLOCK_REALTIME, c, &deadline, e, f);
+}
