@@ -19,7 +19,7 @@
 namespace baton::wire {
 namespace {
 
-constexpr long kVersion3 = 2;  // counts from 0 in X.509
+constexpr long kVersion3 = 2;     // counts from 0 in X.509
 constexpr int kSerialBits = 159;  // RFC 5280, 4.1.2.2: positive, at most 20 octets
 constexpr std::size_t kSecretBytes = 32;
 
