@@ -36,6 +36,14 @@ void ReadyKeeper::staged(JobId job, std::shared_ptr<LocalCopy> copy) {
   changed_.notify_all();
 }
 
+void ReadyKeeper::await(JobId job, CheckpointNumber number, std::chrono::milliseconds most) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, most, [&] {
+    const auto found = jobs_.find(job);
+    return stopping_ || found == jobs_.end() || found->second.tried >= number;
+  });
+}
+
 void ReadyKeeper::drop(JobId job) { (void)take(job); }
 
 std::shared_ptr<const ReadyPacks> ReadyKeeper::take(JobId job) {
@@ -102,16 +110,21 @@ void ReadyKeeper::make(JobId job, std::unique_lock<std::mutex>& lock) {
   const std::stop_token given_up = at_work_.get_token();
   lock.unlock();
   const std::uint64_t budget = budget_();
-  auto made = ReadyPacks::make(copy->directory(), earlier.get(), budget - std::min(budget, others),
-                               given_up);
+  // Not all of it, so that what is there need not go when there is a little less.
+  const std::uint64_t room = budget / 8 * 7;
+  auto made =
+      ReadyPacks::make(copy->directory(), earlier.get(), room - std::min(room, others), given_up);
   if (!made && made.error().code() != ErrorCode::Cancelled)
     spdlog::debug("job {}: its memory is not kept ready: {}", job, made.error().message());
+  const CheckpointNumber number(copy->info().number());
   copy.reset();
   std::shared_ptr<const ReadyPacks> packs = made ? std::move(*made) : nullptr;
   lock.lock();
   // It may have been taken meanwhile, and even be staged again.
-  if (auto found = jobs_.find(job); found != jobs_.end() && !given_up.stop_requested())
+  if (auto found = jobs_.find(job); found != jobs_.end() && !given_up.stop_requested()) {
     found->second.packs.swap(packs);
+    found->second.tried = number;
+  }
   lock.unlock();  // for what is not kept any more
   packs.reset();
   earlier.reset();

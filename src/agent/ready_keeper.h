@@ -3,6 +3,7 @@
 // any more is given back within some seconds, the largest first.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -29,6 +30,9 @@ class ReadyKeeper {
   // A newer checkpoint of the job was staged. It is ready some time later, unless a newer one still
   // comes first.
   void staged(JobId job, std::shared_ptr<LocalCopy> copy);
+  // Until that checkpoint or a newer one is ready, can't be for want of room, or is not staged any
+  // more; for so long at most.
+  void await(JobId job, CheckpointNumber number, std::chrono::milliseconds most);
   // It is not staged here any more.
   void drop(JobId job);
   // The same, since the job comes to life here: gives what there is. It may be of an earlier
@@ -43,6 +47,7 @@ class ReadyKeeper {
   struct Entry {
     std::shared_ptr<const ReadyPacks> packs;  // may be null
     std::shared_ptr<LocalCopy> newer;         // to be made ready; may be null
+    CheckpointNumber tried;                   // the newest that was made ready, or found too large
   };
   void work();
   std::map<JobId, Entry>::iterator next();  // under the mutex, as what follows

@@ -14,6 +14,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kWorkers = 3;
+// What becomes ready later is of use all the same.
+constexpr std::chrono::seconds kMemoryWait{5};
 // Of the disk, which others need as well: jobs that run here, above all.
 constexpr double kKeptFree = 0.05;
 
@@ -70,6 +72,7 @@ void Stager::order(std::uint64_t order_id, const pb::StageOrder& order) {
   auto work = std::make_shared<Work>();
   work->order_id = order_id;
   work->number = CheckpointNumber(order.checkpoint());
+  work->await_memory = order.await_memory();
   {
     std::lock_guard lock(mutex_);
     Queue& queue = queues_[job];
@@ -134,6 +137,7 @@ pb::OrderResult Stager::execute(JobId job, Work& work) {
     BATON_TRY(const Fetched fetched, fetch_checkpoint(node_, request, work.cancel));
     result.set_fetch_ms(fetched.ms);
     result.set_fetched_bytes(fetched.bytes);
+    if (work.await_memory && node_.ready) node_.ready->await(job, work.number, kMemoryWait);
     spdlog::debug("job {}: checkpoint {} is ready here, {} KiB fetched in {:.1f} ms", job,
                   work.number, fetched.bytes >> 10, fetched.ms);
     return {};

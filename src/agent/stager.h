@@ -36,6 +36,7 @@ class Stager {
   struct Work {
     std::uint64_t order_id;
     CheckpointNumber number;
+    bool await_memory = false;
     CancelToken cancel;
     bool given_up = false;  // under the mutex
   };

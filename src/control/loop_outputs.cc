@@ -113,6 +113,7 @@ class Loop::Recorder {
     PendingOrder pending;
     pending.message.mutable_stage()->set_job_id(stage.job.value);
     pending.message.mutable_stage()->set_checkpoint(stage.checkpoint.value);
+    pending.message.mutable_stage()->set_await_memory(stage.await_memory);
     pending.kind = core::OrderKind::Stage;
     pending.job = stage.job;
     give(stage.node, std::move(pending));

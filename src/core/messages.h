@@ -251,6 +251,7 @@ struct StageCheckpoint {
   NodeId node;
   JobId job;
   CheckpointNumber checkpoint;
+  bool await_memory = false;  // done when its memory is decompressed, too, within some seconds
 };
 // All orders to the node that have no result are void. Emitted before any new one to it.
 struct DropOrders {

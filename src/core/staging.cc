@@ -193,7 +193,10 @@ void Cluster::Impl::drive_standby(Job& job) {
 
 void Cluster::Impl::stage(Job& job, const NodeId& id, CheckpointNumber number) {
   job.staged[id].asked = number;
-  out(StageCheckpoint{id, job.id(), number});
+  // A move that is in no hurry freezes the job when all is ready for it.
+  const bool calm = job.move && job.move->to == id && !job.move->give_up_at &&
+                    job.move->cause != Cause::AboutToFail;
+  out(StageCheckpoint{id, job.id(), number, calm});
 }
 
 void Cluster::Impl::unstage(Job& job, NodeId id) {

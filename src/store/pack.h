@@ -84,6 +84,8 @@ class PackReader {
   // compared with its hash still. The memory is that of all readers that another() makes of it.
   Result<std::unique_ptr<PackReader>> expanded() const;
 
+  bool is_expanded() const { return expanded_ != nullptr; }
+
   // A reader of the same pack for another thread. What open() read and checked is shared.
   std::unique_ptr<PackReader> another() const;
 
@@ -115,8 +117,7 @@ class PackReader {
 
   const std::shared_ptr<const Index> index_;
   const std::shared_ptr<char> expanded_;  // may be null
-  // Empty until they are needed: there may be hundreds of readers.
-  std::vector<char> stored_;     // an extent as it lies in the file
+  // Empty until it is needed: there may be hundreds of readers.
   std::vector<char> extent_;     // the last one of which only a part was wanted …
   std::int64_t extent_at_ = -1;  // … and its number
 };

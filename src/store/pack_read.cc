@@ -119,14 +119,15 @@ Status PackReader::read_extent(std::uint32_t number, char* out) {
   const Extent& extent = index_->extents->all[number];
   const std::uint32_t count = extent_pages(number);
   const std::size_t size = count * kPageBytes;
-  if (extent.codec != Codec::Stored) stored_.resize(kExtentBytes);
-  char* target = extent.codec == Codec::Stored ? out : stored_.data();
+  thread_local std::vector<char> stored;  // as it lies in the file
+  if (extent.codec != Codec::Stored) stored.resize(kExtentBytes);
+  char* target = extent.codec == Codec::Stored ? out : stored.data();
   if (extent.codec == Codec::Stored && extent.stored_bytes != size)
     return index_->damaged(fmt::format("extent {} has a wrong size", number));
   BATON_CHECK(index_->source->read(target, extent.stored_bytes, extent.offset));
   if (extent.codec != Codec::Stored &&
       (extent.codec != Codec::Lz4 ||
-       LZ4_decompress_safe(stored_.data(), out, static_cast<int>(extent.stored_bytes),
+       LZ4_decompress_safe(stored.data(), out, static_cast<int>(extent.stored_bytes),
                            static_cast<int>(size)) != static_cast<int>(size)))
     return index_->damaged(fmt::format("extent {} does not decompress", number));
   return check(number * kExtentPages, count, out);

@@ -365,9 +365,9 @@ class FakeLink : public agent::ControllerLink {
 
   // Waits until `done` holds; false after ten seconds.
   template <typename Done>
-  bool wait_until(Done done) {
+  bool wait_until(Done done, std::chrono::milliseconds most = std::chrono::seconds(10)) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(10), [&] { return done(*this); });
+    return changed_.wait_for(lock, most, [&] { return done(*this); });
   }
   void poke() {
     std::lock_guard lock(mutex_);

@@ -32,12 +32,19 @@ class ReadyKeeperTest : public testing::Test {
   std::shared_ptr<LocalCopy> copy(std::uint64_t job, const std::vector<std::string>& packs) {
     const fs::path directory = root_.path() / "fetched";
     fs::create_directories(directory / layout::packs_folder);
-    for (const auto& hash : packs)
-      fs::copy_file(root_.path() / hash, directory / layout::packs_folder / hash);
+    for (const auto& hash : packs) {
+      const fs::path path = directory / layout::packs_folder / hash;
+      fs::copy_file(root_.path() / hash, path);
+      fs::last_write_time(path, begin_ + std::chrono::seconds(++age_));
+    }
     pb::Checkpoint info;
     info.set_job_id(job);
     info.set_number(++number_);
     return *copies_->keep(info, directory, {}, true);
+  }
+  // So much that packs are kept, and not more.
+  static constexpr std::uint64_t room_for(std::uint64_t packs) {
+    return packs * kPackBytes * 8 / 7 + 8;
   }
   bool holds(const ReadyPacks& ready, const std::string& hash, char letter) {
     auto reader = ready.reader(hash);
@@ -49,6 +56,8 @@ class ReadyKeeperTest : public testing::Test {
   fakes::TempDir root_;
   std::unique_ptr<LocalCopies> copies_ = std::move(*LocalCopies::open(root_.path() / "copies"));
   std::uint64_t number_ = 0;
+  const fs::file_time_type begin_ = fs::file_time_type::clock::now() - std::chrono::hours(1);
+  int age_ = 0;
   std::atomic<std::uint64_t> budget_ = 1 << 30;
   ReadyKeeper keeper_{[this] { return budget_.load(); }};
 };
@@ -72,22 +81,24 @@ TEST_F(ReadyKeeperTest, KeepsWhatTheNewestCheckpointHas) {
   EXPECT_EQ(keeper_.bytes(), 0u);
 }
 
-TEST_F(ReadyKeeperTest, WhatDoesNotFitIsLeftOutAndOthersStay) {
+// What was written last is wanted first.
+TEST_F(ReadyKeeperTest, OfWhatDoesNotFitTheNewestIsKeptAndOthersStay) {
   const std::string a = pack('a'), b = pack('b'), c = pack('c');
-  budget_ = 2 * kPackBytes;
+  budget_ = room_for(2);
   keeper_.staged(JobId(1), copy(1, {a}));
   keeper_.settle();
   keeper_.staged(JobId(2), copy(2, {b, c}));
   keeper_.settle();
-  EXPECT_EQ(keeper_.bytes(), kPackBytes);
-  keeper_.staged(JobId(2), copy(2, {b}));
-  keeper_.settle();
   EXPECT_EQ(keeper_.bytes(), 2 * kPackBytes);
-  // One that has grown beyond it is dropped as a whole.
-  keeper_.staged(JobId(2), copy(2, {b, c}));
-  keeper_.settle();
-  EXPECT_FALSE(keeper_.take(JobId(2)));
-  EXPECT_TRUE(keeper_.take(JobId(1)));
+  const auto ready = keeper_.take(JobId(2));
+  ASSERT_TRUE(ready);
+  ASSERT_TRUE(ready->reader(b)) << "what is in it is known";
+  EXPECT_FALSE(ready->reader(b)->is_expanded());
+  EXPECT_TRUE(ready->reader(c)->is_expanded());
+  EXPECT_TRUE(holds(*ready, b, 'b') && holds(*ready, c, 'c'));
+  const auto other = keeper_.take(JobId(1));
+  ASSERT_TRUE(other);
+  EXPECT_TRUE(holds(*other, a, 'a'));
 }
 
 TEST_F(ReadyKeeperTest, WhatTheNodeCanNotSpareAnyMoreIsGivenBackTheLargestFirst) {
@@ -101,7 +112,21 @@ TEST_F(ReadyKeeperTest, WhatTheNodeCanNotSpareAnyMoreIsGivenBackTheLargestFirst)
   keeper_.settle();
   EXPECT_FALSE(keeper_.take(JobId(1)));
   EXPECT_TRUE(keeper_.take(JobId(2)));
-  EXPECT_FALSE(keeper_.take(JobId(3)));
+  const auto none = keeper_.take(JobId(3));
+  EXPECT_TRUE(!none || none->bytes() == 0);
+}
+
+TEST_F(ReadyKeeperTest, WhoAwaitsACheckpointWaitsUntilItIsReadyOrWillNotBe) {
+  constexpr auto most = std::chrono::seconds(60);
+  const std::string a = pack('a');
+  keeper_.await(JobId(1), CheckpointNumber(1), most);  // it is not staged
+  keeper_.staged(JobId(1), copy(1, {a}));
+  keeper_.await(JobId(1), CheckpointNumber(number_), most);
+  EXPECT_EQ(keeper_.bytes(), kPackBytes);
+  budget_ = 0;
+  keeper_.staged(JobId(1), copy(1, {a}));
+  keeper_.await(JobId(1), CheckpointNumber(number_), most);
+  EXPECT_EQ(keeper_.bytes(), 0u);
 }
 
 TEST_F(ReadyKeeperTest, WhatIsDroppedOrDamagedIsNotKept) {

@@ -60,11 +60,12 @@ class StagerTest : public testing::Test {
     copies_.reset();
   }
 
-  std::uint64_t stage(std::uint64_t checkpoint, std::uint64_t job = 7) {
+  std::uint64_t stage(std::uint64_t checkpoint, std::uint64_t job = 7, bool await_memory = false) {
     pb::Order order;
     order.set_order_id(++orders_);
     order.mutable_stage()->set_job_id(job);
     order.mutable_stage()->set_checkpoint(checkpoint);
+    order.mutable_stage()->set_await_memory(await_memory);
     supervisor_->order(order);
     return orders_;
   }
@@ -121,6 +122,32 @@ TEST_F(StagerTest, KeepsTheCheckpointAndSaysSo) {
   EXPECT_EQ(dropped.failure(), pb::FAILURE_NONE);
   EXPECT_EQ(dropped.checkpoint(), 0u);
   EXPECT_FALSE(copies_->find(JobId(7)));
+}
+
+// A move freezes its job when that is so.
+TEST_F(StagerTest, SaysSoWhenTheMemoryIsDecompressedWhereThatIsAwaited) {
+  std::promise<void> go_on;
+  auto gate = go_on.get_future().share();
+  std::atomic<bool> at_work = false;
+  ReadyKeeper ready([&] {
+    at_work = true;
+    at_work.notify_all();
+    gate.wait();
+    return std::uint64_t{1} << 20;
+  });
+  node_->ready = &ready;
+  EXPECT_EQ(result_of(stage(5)).failure(), pb::FAILURE_NONE) << "a standby awaits nothing";
+  const auto order = stage(6, 7, true);
+  at_work.wait(false);
+  EXPECT_FALSE(link_.wait_until(
+      [&](const FakeLink& link) {
+        return std::ranges::any_of(link.results_,
+                                   [&](const auto& result) { return result.order_id() == order; });
+      },
+      std::chrono::milliseconds(100)));
+  go_on.set_value();
+  EXPECT_EQ(result_of(order).failure(), pb::FAILURE_NONE);
+  close_agent();  // before what it uses
 }
 
 TEST_F(StagerTest, WhatIsStillBeingFetchedIsListed) {

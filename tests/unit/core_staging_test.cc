@@ -77,6 +77,15 @@ TEST_F(StagingTest, APlannedMoveBringsCheckpointsBeforeItFreezes) {
   EXPECT_EQ(moves[0].timing.stage_ms, 2'080);
 }
 
+TEST_F(StagingTest, AMoveAwaitsTheMemoryThere) {
+  up("node-1");
+  up("node-2");
+  run("node-1", 1);
+  migrate();
+  ASSERT_TRUE(one<StageCheckpoint>());
+  EXPECT_TRUE(one<StageCheckpoint>()->await_memory);
+}
+
 TEST_F(StagingTest, ThereIsOneNewCheckpointEvenWhenTheFirstRoundIsShort) {
   up("node-1");
   up("node-2");
@@ -144,6 +153,12 @@ class LimitsTest : public StagingTest {
   }
   std::uint64_t newest_ = 1;
 };
+
+TEST_F(LimitsTest, AMoveWithADeadlineAwaitsNoMemory) {
+  migrate_within({.deadline_ms = 10'000});
+  ASSERT_TRUE(one<StageCheckpoint>());
+  EXPECT_FALSE(one<StageCheckpoint>()->await_memory);
+}
 
 TEST_F(LimitsTest, ADeadlineThatPassesDuringARoundLeavesTheJobAsItIs) {
   migrate_within({.deadline_ms = 10'000});
@@ -233,7 +248,8 @@ TEST_F(LimitsTest, ItGoesOnWhereItWasWhenShippingTookTooLong) {
 
 TEST_F(LimitsTest, ADrainEndsWithItsTimeAndTheNodeIsCordoned) {
   apply(DrainNode{.request = 3, .node = NodeId("node-1"), .deadline_ms = 5'000});
-  EXPECT_TRUE(one<StageCheckpoint>());
+  ASSERT_TRUE(one<StageCheckpoint>());
+  EXPECT_FALSE(one<StageCheckpoint>()->await_memory);
   pass(4'800, {"node-1", "node-2"});
   EXPECT_TRUE(moves.empty());
   pass(600, {"node-1", "node-2"});

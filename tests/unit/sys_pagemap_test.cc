@@ -129,6 +129,34 @@ TEST_F(TrackingTest, ScanIsLimitedAndExactAcrossManyRegions) {
   ::munmap(memory, pages * page_bytes);
 }
 
+// In one piece, of which a call looks at a part.
+TEST_F(TrackingTest, ScanIsExactBeyondWhatOneCallLooksAt) {
+  constexpr std::size_t pages = 70'000;
+  auto* memory = static_cast<char*>(::mmap(nullptr, pages * page_bytes, PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(memory, MAP_FAILED);
+  for (std::size_t i = 0; i < pages; ++i) memory[i * page_bytes] = 1;
+  auto pagemap = Pagemap::open(::getpid());
+  ASSERT_TRUE(pagemap);
+  const auto start = reinterpret_cast<std::uint64_t>(memory);
+  PageQuery query{.start = start,
+                  .end = start + pages * page_bytes,
+                  .any_of = page_is_present,
+                  .reported = page_is_present};
+  for (const std::uint64_t most : {std::uint64_t{0}, std::uint64_t{40'000}}) {
+    query.pages_max = most;
+    std::vector<PageRegion> regions;
+    ASSERT_TRUE(pagemap->scan(query, regions));
+    std::uint64_t end = start;
+    for (const PageRegion& region : regions) {
+      ASSERT_EQ(region.start, end);
+      end = region.end;
+    }
+    EXPECT_EQ((end - start) / page_bytes, most ? most : pages);
+  }
+  ::munmap(memory, pages * page_bytes);
+}
+
 TEST_F(TrackingTest, TakesUserfaultfdOfAProcessInASystemCall) {
   Child child([] {
     Child::ready();

@@ -1,37 +1,59 @@
 #include "agent/engine/ready_packs.h"
 
+#include <algorithm>
+#include <functional>
+#include <utility>
+#include <vector>
+
 #include "agent/engine/checkpoint_layout.h"
 
 namespace baton::agent {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+// In the order of their age on this node, which has fetched the packs of each checkpoint as they
+// came to be.
+Result<std::vector<fs::path>> packs_of(const fs::path& directory) {
+  const fs::path folder = directory / layout::packs_folder;
+  std::vector<std::pair<fs::file_time_type, fs::path>> packs;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error))
+    packs.emplace_back(entry.last_write_time(error), entry.path());
+  if (error && error != std::errc::no_such_file_or_directory)
+    return fail_errno(folder.string(), error.value());
+  std::ranges::sort(packs, std::greater());
+  std::vector<fs::path> newest_first;
+  for (auto& [time, path] : packs) newest_first.push_back(std::move(path));
+  return newest_first;
+}
+
+}  // namespace
+
 Result<std::shared_ptr<const ReadyPacks>> ReadyPacks::make(const fs::path& directory,
                                                            const ReadyPacks* earlier,
                                                            std::uint64_t budget,
                                                            const std::stop_token& given_up) {
   auto ready = std::make_shared<ReadyPacks>();
-  const fs::path folder = directory / layout::packs_folder;
-  std::error_code error;
-  if (!fs::exists(folder, error)) return ready;
-  // All of their sizes first: half of a checkpoint is of little use.
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    const std::string hash = entry.path().filename();
-    auto& reader = ready->readers_[hash];
-    if (earlier) reader = earlier->reader(hash);
-    if (!reader) {
-      BATON_TRY(reader, store::PackReader::open(entry.path()));
-    }
-    ready->bytes_ += reader->pages() * store::kPageBytes;
-    if (ready->bytes_ > budget)
-      return fail(ErrorCode::NoSpace,
-                  fmt::format("{}: its memory decompressed takes more than {} MiB",
-                              directory.string(), budget >> 20));
-  }
-  if (error) return fail_errno(folder.string(), error.value());
-  for (auto& [hash, reader] : ready->readers_) {
+  BATON_TRY(const std::vector<fs::path> newest_first, packs_of(directory));
+  bool room = true;
+  for (const fs::path& path : newest_first) {
     if (given_up.stop_requested()) return fail(ErrorCode::Cancelled, "it was given up");
-    BATON_TRY(reader, reader->expanded());
+    const std::string hash = path.filename();
+    auto reader = earlier ? earlier->reader(hash) : nullptr;
+    if (!reader) {
+      BATON_TRY(reader, store::PackReader::open(path));
+    }
+    const std::uint64_t bytes = reader->pages() * store::kPageBytes;
+    room = room && ready->bytes_ + bytes <= budget;
+    if (room) {
+      BATON_TRY(reader, reader->expanded());
+      ready->bytes_ += bytes;
+    } else if (reader->is_expanded()) {
+      BATON_TRY(reader, store::PackReader::open(path));
+    }
+    ready->readers_[hash] = std::move(reader);
   }
   return ready;
 }

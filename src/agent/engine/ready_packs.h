@@ -1,5 +1,7 @@
 // The memory of a checkpoint that may have to be restored on this node soon, decompressed: its
-// pages are put in their places several times as fast.
+// pages are put in their places several times as fast. Where there is no room for all of it, what
+// was written last, which is wanted first; of the other packs what is in them is known at least,
+// for 1/256 of the memory, which is not counted.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +20,8 @@ namespace baton::agent {
 class ReadyPacks {
  public:
   // Of the checkpoint in `directory`, which need not be there any more afterwards (its files stay
-  // open); packs that `earlier` (may be null) has as well are shared with it. NoSpace: it would
-  // take more than `budget` bytes. Cancelled: given up. Damaged: names the pack.
+  // open); packs that `earlier` (may be null) has as well are shared with it. Takes no more than
+  // `budget` bytes. Cancelled: given up. Damaged: names the pack.
   static Result<std::shared_ptr<const ReadyPacks>> make(const std::filesystem::path& directory,
                                                         const ReadyPacks* earlier,
                                                         std::uint64_t budget,
