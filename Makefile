@@ -91,7 +91,7 @@ prove-checkpoints: criu
 
 chaos: criu
 	scripts/install-deps test
-	cmake --build $(BUILD) --target memwork filework statework
+	cmake --build $(BUILD) --target memwork filework statework stepped-clock
 	PYTHONDONTWRITEBYTECODE=1 BATON_BUILD=$(abspath $(BUILD)) /usr/bin/python3 tests/chaos/chaos.py \
 	  --faults $(or $(CHAOS_FAULTS),300) --seconds $(or $(CHAOS_SECONDS),600) $(if $(SEED),--seed $(SEED)) \
 	  --json $(BUILD)/chaos.json

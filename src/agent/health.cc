@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "sys/process.h"
+#include "wire/channel.h"
 
 namespace baton::agent {
 namespace {
@@ -37,7 +38,8 @@ Status run_health_command(const std::string& command, std::chrono::milliseconds 
   sys::SpawnRequest request;
   request.program = "/usr/bin/setsid";
   request.argv = {"setsid", "sh", "-c", command};
-  for (char** variable = environ; *variable; ++variable) request.env.emplace_back(*variable);
+  for (char** variable = environ; *variable; ++variable)
+    if (!wire::is_of_wait_apart(*variable)) request.env.emplace_back(*variable);
   request.fds = {{null.get(), 0}, {writer.get(), 1}, {writer.get(), 2}};
   BATON_TRY(sys::Spawned child, sys::spawn(request));
   writer.reset();

@@ -157,11 +157,11 @@ std::uint32_t LeaseKeeper::turn_register() {
   clock_.set_lease_ms(reply->lease_ms());
   heartbeat_ms_ = std::max(reply->heartbeat_ms(), 20u);
   policy_bytes_ = reply->policy().SerializeAsString();
+  renew(sent_ns + std::int64_t{clock_.lease_ms()} * 1'000'000);  // before anybody gets orders
   note({.log = fmt::format("registered; lease {} ms, heartbeat {} ms", reply->lease_ms(),
                            heartbeat_ms_),
         .registered = *reply,
         .policy = reply->policy()});
-  renew(sent_ns + std::int64_t{clock_.lease_ms()} * 1'000'000);
   return 0;
 }
 

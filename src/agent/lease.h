@@ -1,8 +1,8 @@
 // Keeps the node's lease: registers, sends heartbeats, and hands each renewal to the sandboxes.
 //
-// The lease runs from the moment a heartbeat was SENT, on this node's boot-time clock; only an
-// answer that says "renewed" extends it. Pid 1 of each sandbox holds the deadline and ends
-// everything when it passes, whatever happens to this process.
+// The lease runs from the moment a registration or a heartbeat was SENT, on this node's boot-time
+// clock; only the answer that it is granted or renewed extends it. Pid 1 of each sandbox holds the
+// deadline and ends everything when it passes, whatever happens to this process.
 //
 // The thread shares no lock with slow work, touches no disk and does not log: what others should
 // know of goes into notices, which the owner takes when `notice_fd` is readable.

@@ -30,8 +30,8 @@ class ReadyKeeper {
   // A newer checkpoint of the job was staged. It is ready some time later, unless a newer one still
   // comes first.
   void staged(JobId job, std::shared_ptr<LocalCopy> copy);
-  // Until that checkpoint or a newer one is ready, can't be for want of room, or is not staged any
-  // more; for so long at most.
+  // Until that checkpoint or a newer one is ready, as far as there is room, or can't be read, or is
+  // not staged any more; for so long at most.
   void await(JobId job, CheckpointNumber number, std::chrono::milliseconds most);
   // It is not staged here any more.
   void drop(JobId job);
@@ -47,7 +47,7 @@ class ReadyKeeper {
   struct Entry {
     std::shared_ptr<const ReadyPacks> packs;  // may be null
     std::shared_ptr<LocalCopy> newer;         // to be made ready; may be null
-    CheckpointNumber tried;                   // the newest that was made ready, or found too large
+    CheckpointNumber tried;                   // the newest that was made ready, or found damaged
   };
   void work();
   std::map<JobId, Entry>::iterator next();  // under the mutex, as what follows

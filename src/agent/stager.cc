@@ -137,7 +137,7 @@ pb::OrderResult Stager::execute(JobId job, Work& work) {
     BATON_TRY(const Fetched fetched, fetch_checkpoint(node_, request, work.cancel));
     result.set_fetch_ms(fetched.ms);
     result.set_fetched_bytes(fetched.bytes);
-    if (work.await_memory && node_.ready) node_.ready->await(job, work.number, kMemoryWait);
+    if (work.await_memory) result.set_memory_ms(await_memory(job, work.number));
     spdlog::debug("job {}: checkpoint {} is ready here, {} KiB fetched in {:.1f} ms", job,
                   work.number, fetched.bytes >> 10, fetched.ms);
     return {};
@@ -149,6 +149,16 @@ pb::OrderResult Stager::execute(JobId job, Work& work) {
                  status.error().message());
   }
   return result;
+}
+
+// Only one worker does: the others are for those who have no time.
+double Stager::await_memory(JobId job, CheckpointNumber number) {
+  if (!node_.ready) return 0;
+  const std::unique_lock turn(memory_turn_, std::try_to_lock);
+  if (!turn) return 0;
+  const std::int64_t began_ns = node_.now_ns();
+  node_.ready->await(job, number, kMemoryWait);
+  return static_cast<double>(node_.now_ns() - began_ns) / 1e6;
 }
 
 Status Stager::drop(JobId job) {

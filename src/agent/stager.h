@@ -44,6 +44,7 @@ class Stager {
 
   void work();
   pb::OrderResult execute(JobId job, Work& work);
+  double await_memory(JobId job, CheckpointNumber number);  // milliseconds that it took
   Status drop(JobId job);
   Status check_budget(JobId job, const pb::Checkpoint& info) const;
   Result<std::shared_ptr<LocalCopy>> keep(Work& work, const std::filesystem::path& directory,
@@ -53,7 +54,8 @@ class Stager {
 
   NodeContext& node_;
   const std::function<bool(JobId)> lives_here_;
-  std::mutex mutex_;
+  std::mutex memory_turn_;
+  std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::map<JobId, Queue> queues_;
   std::deque<JobId> ready_;  // whose next order nobody works on

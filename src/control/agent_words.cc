@@ -116,6 +116,7 @@ core::OrderDone take_result(const v1::OrderResult& result) {
   done.restore_ms = figure(result.restore_ms(), kMaxMs);
   done.running_for_ms = figure(result.running_for_ms(), kMaxMs);
   done.fetched_bytes = result.fetched_bytes();
+  done.memory_ms = figure(result.memory_ms(), kMaxMs);
   return done;
 }
 

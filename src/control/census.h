@@ -1,7 +1,7 @@
 // All that a controller answers while it has no records: it renews leases, so that what runs goes
 // on, writes down what does, and orders nothing. Everybody else is told to come back.
 //
-//   agent      → census  Register{incarnations}   ── noted; nothing is killed
+//   agent      → census  Register{incarnations}   ── granted; noted, nothing is killed
 //   agent      → census  Heartbeat{incarnations}  ── renewed; noted anew
 //   whoever    → census  anything else            ── Unavailable
 //

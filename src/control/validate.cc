@@ -13,6 +13,8 @@ constexpr std::size_t kMaxArguments = 65'536;
 constexpr std::size_t kMaxArgumentBytes = 2 << 20;
 constexpr std::size_t kMaxVolumes = 256;
 constexpr std::size_t kMaxCapabilityName = 64;
+constexpr int kMaxCapabilities = 64;                  // the kernel has 41
+constexpr std::size_t kMaxHealthCommandBytes = 4096;  // each node is told of it
 constexpr std::uint64_t kMinMemoryBytes = 1 << 20;
 constexpr double kMinCpus = 0.01;
 constexpr double kMaxCpus = 65'536;
@@ -96,6 +98,8 @@ Status check_resources(const v1::JobSpec& spec) {
 }
 
 Status check_capabilities(const v1::JobSpec& spec) {
+  if (spec.capabilities_size() > kMaxCapabilities)
+    return bad("{} capabilities are more than there are", spec.capabilities_size());
   for (const std::string& name : spec.capabilities()) {
     if (name.size() > kMaxCapabilityName)
       return bad("there is no capability with such a long name");
@@ -169,6 +173,9 @@ Status check_policy(const v1::Policy& policy) {
                  kMaxKeepCheckpoints);
   if (policy.has_health_failures() && policy.health_failures() == 0)
     return bad("0 failures of the health command would make every node fail");
+  if (policy.health_command().size() > kMaxHealthCommandBytes)
+    return bad("the health command has {} bytes, more than {}; put it into a script",
+               policy.health_command().size(), kMaxHealthCommandBytes);
   if (has_nul(policy.health_command())) return bad("the health command has a NUL byte in it");
   return {};
 }

@@ -251,6 +251,7 @@ class Cluster::Impl {
   void begin_round(Job& job);
   void round_over(Job& job);
   double expected_downtime_ms(const Job& job) const;
+  bool may_take_time(const Job& job) const;
   void drive_standby(Job& job);
   void drive_standbys();
   bool recoveries_come_first() const;

@@ -58,6 +58,7 @@ struct OrderDone {
   double restore_ms = 0;
   double running_for_ms = 0;        // start, restore
   std::uint64_t fetched_bytes = 0;  // stage
+  double memory_ms = 0;             // stage: of awaiting the memory, which no freeze does
 };
 // A checkpoint is durable and verified. Only to be committed while standing() says Current.
 // Comes before the OrderDone of the order that caused it.

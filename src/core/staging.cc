@@ -193,10 +193,14 @@ void Cluster::Impl::drive_standby(Job& job) {
 
 void Cluster::Impl::stage(Job& job, const NodeId& id, CheckpointNumber number) {
   job.staged[id].asked = number;
-  // A move that is in no hurry freezes the job when all is ready for it.
-  const bool calm = job.move && job.move->to == id && !job.move->give_up_at &&
-                    job.move->cause != Cause::AboutToFail;
-  out(StageCheckpoint{id, job.id(), number, calm});
+  out(StageCheckpoint{id, job.id(), number, job.move && job.move->to == id && may_take_time(job)});
+}
+
+// A move that is in no hurry freezes the job when all is ready for it.
+bool Cluster::Impl::may_take_time(const Job& job) const {
+  const Node* source = job.r.current ? find(job.r.current->node) : nullptr;
+  return (job.move->cause == Cause::User || job.move->cause == Cause::Drain) &&
+         !job.move->give_up_at && source != nullptr && !source->sample.about_to_fail;
 }
 
 void Cluster::Impl::unstage(Job& job, NodeId id) {
@@ -232,6 +236,8 @@ void Cluster::Impl::stage_done(const OrderDone& done) {
     const bool first = found->second.ready.value == 0;
     found->second.ready = done.checkpoint;
     if (moving) {
+      Rounds& rounds = job->move->rounds;
+      rounds.began = std::min(now_, rounds.began + static_cast<TimeMs>(done.memory_ms));
       const TimeMs took_ms = now_ - job->move->rounds.began;
       const std::string expected = job->restore_ms > 0
                                        ? fmt::format("; expected downtime {:.0f} ms",

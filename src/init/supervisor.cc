@@ -70,8 +70,7 @@ void Supervisor::run() {
       polled[4 + i] = {connections_[i].fd, POLLIN, 0};
     if (poll(polled, 4 + kMostConnections, -1) < 0) continue;
 
-    std::uint64_t expirations = 0;
-    if (read(timer_fd_, &expirations, sizeof expirations) > 0) end("fenced", 128 + SIGKILL);
+    end_with_lease();
     if (polled[3].revents != 0) start_progressed();
     if (polled[1].revents != 0) reap();
     for (std::size_t i = 0; i < kMostConnections; ++i)
@@ -80,7 +79,14 @@ void Supervisor::run() {
   }
 }
 
+void Supervisor::end_with_lease() {
+  std::uint64_t expirations = 0;
+  if (read(timer_fd_, &expirations, sizeof expirations) > 0) end("fenced", 128 + SIGKILL);
+}
+
+// A lease that has run out is not renewed.
 bool Supervisor::set_lease(std::int64_t deadline_boot_ns) {
+  end_with_lease();
   itimerspec when{};
   when.it_value.tv_sec = deadline_boot_ns / 1'000'000'000;
   when.it_value.tv_nsec = deadline_boot_ns % 1'000'000'000;

@@ -51,6 +51,7 @@ class Supervisor {
   bool adopt_restored(Connection& connection, pid_t root, pid_t command, Reply* reply);
   bool signal_command(int number, Reply* reply);
   bool set_lease(std::int64_t deadline_boot_ns);
+  void end_with_lease();  // if it has run out
 
   void reap();
   [[noreturn]] void root_ended(int status);

@@ -33,9 +33,8 @@ constexpr unsigned long pagemap_scan = _IOWR('f', 16, ScanArguments);
 constexpr std::uint64_t scan_write_protect = 1 << 0;  // PM_SCAN_WP_MATCHING
 
 constexpr std::size_t regions_per_call = 4096;
-// A call keeps others from changing the address space, such as the program that maps memory, or
-// CRIU at work in it: a quarter of a millisecond.
-constexpr std::uint64_t pages_per_call = 32'768;
+// So many matches take a quarter of a millisecond.
+constexpr std::uint64_t pages_per_piece = 32'768;
 
 }  // namespace
 
@@ -60,7 +59,8 @@ Status Pagemap::scan(const PageQuery& query, std::vector<PageRegion>& matches) c
     arguments.end = end;
     arguments.vec = reinterpret_cast<std::uint64_t>(matches.data() + before);
     arguments.vec_len = regions_per_call;
-    arguments.max_pages = std::min(pages_left, pages_per_call);
+    const std::uint64_t most = query.in_pieces ? std::min(pages_left, pages_per_piece) : pages_left;
+    arguments.max_pages = most == UINT64_MAX ? 0 : most;
     arguments.category_inverted = query.required_unset;
     arguments.category_mask = query.required | query.required_unset;
     arguments.category_anyof_mask = query.any_of;
@@ -74,7 +74,7 @@ Status Pagemap::scan(const PageQuery& query, std::vector<PageRegion>& matches) c
     if (pages_left == 0) break;
     // Room left means that the walk reached the end. (walk_end can't be asked then: Linux 6.18 was
     // seen to leave the place of an earlier stop in it.)
-    if (static_cast<std::size_t>(count) < regions_per_call && pages < arguments.max_pages) break;
+    if (static_cast<std::size_t>(count) < regions_per_call && pages < most) break;
     at = std::max<std::uint64_t>(arguments.walk_end, matches.back().end);
   }
   return {};

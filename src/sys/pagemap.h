@@ -48,6 +48,10 @@ struct PageQuery {
   std::uint64_t reported = 0;        // what comes back in PageRegion::categories
   bool write_protect = false;        // protects the written ones among the matches, atomically
   std::uint64_t pages_max = 0;       // stop after so many; 0: no limit
+  // The kernel keeps others from changing the address space while it looks for matches, such as the
+  // program that maps memory, or CRIU at work in it: so look for no more than some thousands at a
+  // time. Not where huge pages of hugetlbfs are: one in which a piece ends would be left out.
+  bool in_pieces = false;
 };
 
 // One address space: the one that the process had when this was opened. A later exec of the

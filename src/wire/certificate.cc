@@ -246,6 +246,8 @@ Result<CertificateFacts> read_certificate(const std::string& pem) {
   CertificateFacts facts;
   facts.made_s = seconds_of(X509_get0_notBefore(certificate.get())) + kBackdatedSeconds;
   facts.not_after_s = seconds_of(X509_get0_notAfter(certificate.get()));
+  // Earlier versions backdated by minutes.
+  if (facts.made_s >= facts.not_after_s) facts.made_s -= kBackdatedSeconds;
   const Names names(static_cast<GENERAL_NAMES*>(
       X509_get_ext_d2i(certificate.get(), NID_subject_alt_name, nullptr, nullptr)));
   for (int i = 0; names && i < sk_GENERAL_NAME_num(names.get()); ++i) {

@@ -168,9 +168,19 @@ std::shared_ptr<grpc::ServerCredentials> server_credentials(const Identity& iden
 
 // https://github.com/grpc/grpc/blob/v1.51.1/doc/environment_variables.md; the second one is in
 // src/core/ext/filters/client_channel/backup_poller.cc and is of use with "poll" alone.
+namespace {
+constexpr const char* kStrategyVariable = "GRPC_POLL_STRATEGY";
+constexpr const char* kIntervalVariable = "GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS";
+}  // namespace
+
 void wait_apart() {
-  ::setenv("GRPC_POLL_STRATEGY", "poll", 1);
-  ::setenv("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", kLookAfterChannelsMs, 1);
+  ::setenv(kStrategyVariable, "poll", 1);
+  ::setenv(kIntervalVariable, kLookAfterChannelsMs, 1);
+}
+
+bool is_of_wait_apart(std::string_view variable) {
+  const std::string_view name = variable.substr(0, variable.find('='));
+  return name == kStrategyVariable || name == kIntervalVariable;
 }
 
 void configure(grpc::ServerBuilder& builder) {

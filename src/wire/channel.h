@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "base/result.h"
 #include "wire/identity.h"
@@ -65,6 +66,8 @@ class Dialer {
 // (it is made, it is asked whether it lives) is looked after 20 times a second. For a process of
 // few connections, before any thread exists.
 void wait_apart();
+// A line of the environment that it has set, which is of no concern to other programs.
+bool is_of_wait_apart(std::string_view variable);
 
 Result<std::shared_ptr<grpc::Channel>> open_channel(const std::string& address,
                                                     const Security& security = {});

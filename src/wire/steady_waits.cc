@@ -4,15 +4,15 @@
 // connect), waits on futexes for a time of the wall clock. When that is stepped back by an hour,
 // the waits last an hour longer, and nothing in gRPC's interface ends them. Later versions wait for
 // the steady clock, which is what this does: it takes the place of libc's syscall(), through which
-// Abseil makes the call. CMakeLists.txt has it in every program that speaks gRPC.
+// Abseil makes the call. (A wait that a signal breaks off and that Abseil begins anew is for the
+// time as the clock was before.) CMakeLists.txt has it in every program that speaks gRPC.
 #include <dlfcn.h>
 #include <linux/futex.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-
-#include <atomic>
 
 namespace {
 
@@ -21,19 +21,16 @@ using Syscall = long (*)(long, ...);
 constexpr long kSecondNs = 1'000'000'000;
 constexpr long kFarSeconds = 1'000'000'000;  // 30 years: nobody waits so long
 
-// No static of the usual kind: its guard may make the call that it guards.
-std::atomic<Syscall> next_syscall = nullptr;
+Syscall next = nullptr;
 
-Syscall next() {
-  Syscall found = next_syscall.load(std::memory_order_relaxed);
-  if (!found) {
-    found = reinterpret_cast<Syscall>(::dlsym(RTLD_NEXT, "syscall"));
-    next_syscall.store(found, std::memory_order_relaxed);
-  }
-  return found;
+// Before main(), or with the first call where that comes earlier still.
+__attribute__((constructor)) void find_next() {
+  if (next) return;
+  next = reinterpret_cast<Syscall>(::dlsym(RTLD_NEXT, "syscall"));
+  if (!next) ::abort();
 }
 
-bool waits_for_the_wall_clock(long number, long operation, long deadline) {
+bool waits_for_the_wall_clock(long number, int operation, long deadline) {
   return number == SYS_futex && (operation & FUTEX_CLOCK_REALTIME) != 0 && deadline != 0 &&
          (operation & FUTEX_CMD_MASK) == FUTEX_WAIT_BITSET;
 }
@@ -53,13 +50,15 @@ timespec on_the_steady_clock(const timespec& deadline) {
 }  // namespace
 
 // Six arguments always, whether the call has them or not, as libc's own does.
-extern "C" long syscall(long number, ...) noexcept {
+extern "C" __attribute__((no_sanitize("address"))) long syscall(long number, ...) noexcept {
   va_list list;
   va_start(list, number);
   const long a = va_arg(list, long), b = va_arg(list, long), c = va_arg(list, long),
              d = va_arg(list, long), e = va_arg(list, long), f = va_arg(list, long);
   va_end(list);
-  if (!waits_for_the_wall_clock(number, b, d)) return next()(number, a, b, c, d, e, f);
+  find_next();
+  if (!waits_for_the_wall_clock(number, static_cast<int>(b), d))
+    return next(number, a, b, c, d, e, f);
   const timespec deadline = on_the_steady_clock(*reinterpret_cast<const timespec*>(d));
-  return next()(number, a, b & ~FUTEX_CLOCK_REALTIME, c, &deadline, e, f);
+  return next(number, a, b & ~FUTEX_CLOCK_REALTIME, c, &deadline, e, f);
 }

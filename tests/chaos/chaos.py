@@ -182,7 +182,7 @@ class Chaos:
         self.full = []  # jobs that a write of their own ended while the disk was full
         self.journal = open(self.folder / "faults.log", "w", buffering=1)
         self.clock = SteppedClock(self.folder / "clock")
-        self.steps = {0}  # seconds by which the cluster's wall clock was ahead
+        self.steps = [(0, 0, float("inf"))]  # seconds by which the cluster's wall clock was ahead, and from when to when
         self.healers = []  # (when, what): what a fault leaves to be undone later
         self.slow_links = subprocess.run(["tc", "-V"], capture_output=True).returncode == 0
 
@@ -194,10 +194,14 @@ class Chaos:
         policy.write_text("migrate_on_overload = false\nmemory_threshold = 1.0\ncooldown_ms = 1000\n")
         self.cluster = Cluster(self.disk / "data", "--nodes", str(NODES), "--lease", f"{LEASE_MS}ms",
                                "--power-on-after", "2", "--policy", str(policy), env=self.clock.env)
+        self.clock.set_ahead(-7200)
         for name, command in JOBS.items():
             self.cluster.run(name, *command, flags=["--interval", "700ms", "--env", f"{MARK}={name}", "--workdir", "/tmp"])
         for name in JOBS:
             self.cluster.until_checkpoint(name)
+        submitted = int(self.cluster.job("counter")["submitted_wall_ms"]) / 1000
+        assert abs(submitted + 7200 - time.time()) < 600, "the cluster's clock can't be stepped"
+        self.clock.set_ahead(0)
         self.followers = {name: Follower(self.cluster, name) for name in ("counter", "chatter", "chain")}
         for follower in self.followers.values():
             follower.start()
@@ -369,9 +373,10 @@ class Chaos:
 
     def step_clock(self):
         ahead = self.random.choice([-1, 1]) * self.random.choice([2, 600, 10_000])
-        self.steps.add(ahead)
+        seconds = self.random.uniform(0.5, 6)
+        self.steps.append((ahead, time.time(), time.time() + seconds + 2))
         self.clock.set_ahead(ahead)
-        self.later(self.random.uniform(0.5, 6), lambda: self.clock.set_ahead(0))
+        self.later(seconds, lambda: self.clock.set_ahead(0))
         return True
 
     # ---- what users do meanwhile
@@ -437,8 +442,9 @@ class Chaos:
                 job = self.cluster.until_job(name, lambda job: job["state"] == "running" or job["state"] in
                                              ("failed", "exited", "stopped"), f"{name} runs", timeout=PATIENCE)
                 ended = int(job.get("ended_wall_ms", 0)) / 1000
+                at = [ended - ahead for ahead, since, until in self.steps if since <= ended - ahead <= until]
                 if job["state"] == "exited" and any(
-                        since <= ended - ahead <= until + 1 for since, until in self.fills for ahead in self.steps):
+                        since <= moment <= until + 1 for since, until in self.fills for moment in at):
                     # A write of its own met the full disk: that is what such a program does anywhere.
                     self.full.append(name)
                     continue

@@ -152,6 +152,7 @@ def test_a_full_disk_does_not_end_a_cluster(small_disk, make_cluster):
     filler.unlink()
     until(lambda: (cluster.refresh(), cluster.node("node-2")["pid"] != before
                    and cluster.info["controller_pid"] not in (0, controller))[1], "up.json is right again")
+    cluster.baton("await-nodes", "node-1", "node-2")
 
 
 def test_the_wall_clock_is_stepped(make_cluster, workspace):

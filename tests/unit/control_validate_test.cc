@@ -77,6 +77,14 @@ TEST(Validate, BadSpecsAreRefusedWithASentence) {
        },
        "above the threshold"},
       {"policy: keep", [](auto& s) { s.mutable_policy()->set_keep_checkpoints(0); }, "keep"},
+      {"policy: command",
+       [](auto& s) { s.mutable_policy()->set_health_command(std::string(4097, 'x')); },
+       "put it into a script"},
+      {"capabilities",
+       [](auto& s) {
+         for (int i = 0; i < 65; ++i) s.add_capabilities("kill");
+       },
+       "more than there are"},
   };
   for (const auto& row : table) {
     auto spec = good_spec();

@@ -160,6 +160,31 @@ TEST_F(LimitsTest, AMoveWithADeadlineAwaitsNoMemory) {
   EXPECT_FALSE(one<StageCheckpoint>()->await_memory);
 }
 
+TEST_F(LimitsTest, ANodeThatIsAboutToFailAwaitsNoMemory) {
+  Heartbeat heartbeat{
+      .node = NodeId("node-1"), .epoch = epochs["node-1"], .incarnations = lists["node-1"]};
+  heartbeat.sample.about_to_fail = true;
+  apply(heartbeat);
+  ASSERT_TRUE(one<StageCheckpoint>());
+  EXPECT_FALSE(one<StageCheckpoint>()->await_memory);
+}
+
+// Nobody awaits it in the freeze.
+TEST_F(LimitsTest, AwaitingTheMemoryIsNotExpectedOfTheFreeze) {
+  migrate_within({.max_downtime_ms = 500});
+  for (int i = 0; i < 2; ++i) {
+    if (one<TakeCheckpoint>()) checkpointed(++newest_);
+    pass(4'100, {"node-1", "node-2"});
+    EXPECT_FALSE(one<FreezeIncarnation>());
+    apply(OrderDone{.kind = OrderKind::Stage,
+                    .job = JobId(1),
+                    .node = NodeId("node-2"),
+                    .checkpoint = CheckpointNumber(newest_),
+                    .memory_ms = 4'000});
+  }
+  EXPECT_TRUE(one<FreezeIncarnation>());
+}
+
 TEST_F(LimitsTest, ADeadlineThatPassesDuringARoundLeavesTheJobAsItIs) {
   migrate_within({.deadline_ms = 10'000});
   pass(9'000, {"node-1", "node-2"});

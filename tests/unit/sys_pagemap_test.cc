@@ -142,7 +142,8 @@ TEST_F(TrackingTest, ScanIsExactBeyondWhatOneCallLooksAt) {
   PageQuery query{.start = start,
                   .end = start + pages * page_bytes,
                   .any_of = page_is_present,
-                  .reported = page_is_present};
+                  .reported = page_is_present,
+                  .in_pieces = true};
   for (const std::uint64_t most : {std::uint64_t{0}, std::uint64_t{40'000}}) {
     query.pages_max = most;
     std::vector<PageRegion> regions;

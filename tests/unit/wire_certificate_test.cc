@@ -46,6 +46,26 @@ TEST(Certificates, SayWhoAndForHowLong) {
   EXPECT_NEAR(static_cast<double>(facts->not_after_s), static_cast<double>(now + 3600), 5);
 }
 
+// One of an earlier version, which said that it was valid from when it was made.
+TEST(Certificates, OfEarlierVersionsAreRenewed) {
+  const auto facts = read_certificate(R"(-----BEGIN CERTIFICATE-----
+MIIBljCCATugAwIBAgIUNoBSyIEgP78ULYg+PMcrUJcpecMwCgYIKoZIzj0EAwIw
+EDEOMAwGA1UECgwFQmF0b24wHhcNMjYxMTI4MDI1NzExWhcNMjYxMjI4MDI1NzEx
+WjAQMQ4wDAYDVQQKDAVCYXRvbjBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABKQD
+LFeGK9t1tPr9NsD5Sn+LfXS5Bbtse+vJ2Q4i4nTLCgng+SoTl8VLWiwQV6FgmfeD
+EvkzWoHWzfcPctUJJ66jczBxMB0GA1UdDgQWBBQNH+4+nQJW7xjo0UtWXuNiu93H
+OzAfBgNVHSMEGDAWgBQNH+4+nQJW7xjo0UtWXuNiu93HOzAPBgNVHRMBAf8EBTAD
+AQH/MB4GA1UdEQQXMBWGE2JhdG9uOm5vZGU6bm9kZS0xOjcwCgYIKoZIzj0EAwID
+SQAwRgIhAOWCuSFBZR1gkpRMm0w0I6cmVJD2QqgEg8y0lx7mcXAxAiEAwu0ZXgim
+izEMPWzMZB8RVVi1uHfR95MqNo0CzkxxY2I=
+-----END CERTIFICATE-----
+)");
+  ASSERT_TRUE(facts) << facts.error().message();
+  EXPECT_LT(facts->made_s, facts->not_after_s);
+  EXPECT_TRUE(is_due(*facts, facts->not_after_s - 1));
+  EXPECT_FALSE(is_due(*facts, facts->made_s + 1));
+}
+
 TEST(Certificates, AreDueInTheirLastThird) {
   CertificateFacts facts;
   facts.made_s = 1'000;

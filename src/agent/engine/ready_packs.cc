@@ -13,14 +13,17 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// In the order of their age on this node, which has fetched the packs of each checkpoint as they
-// came to be.
+// By their age on this node, which fetches the packs of each checkpoint as they come to be. (Those
+// of the first that it fetches are in no order.)
 Result<std::vector<fs::path>> packs_of(const fs::path& directory) {
   const fs::path folder = directory / layout::packs_folder;
   std::vector<std::pair<fs::file_time_type, fs::path>> packs;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error))
-    packs.emplace_back(entry.last_write_time(error), entry.path());
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    packs.emplace_back(entry->last_write_time(error), entry->path());
+    if (error) break;
+  }
   if (error && error != std::errc::no_such_file_or_directory)
     return fail_errno(folder.string(), error.value());
   std::ranges::sort(packs, std::greater());

@@ -153,6 +153,7 @@ Status TrackedSpace::scan_own_pages(const sys::Pagemap& pagemap, sys::PageQuery 
     query.end = std::min(end, last);
     if (query.start >= query.end) return {};
     query.required_unset = sys::page_is_zero | guard_ | cache;
+    query.in_pieces = cache == 0;  // elsewhere there may be pages of hugetlbfs
     return pagemap.scan(query, regions);
   };
   std::uint64_t at = 0;
