@@ -21,11 +21,13 @@ namespace fs = std::filesystem;
 using testing::HasSubstr;
 using testing::Not;
 
-class Foreknowledge : public EngineTest {
+// With "deny": where the kernel has no iterator over mappings, or does not let us.
+class Foreknowledge : public EngineTest, public testing::WithParamInterface<std::string> {
  protected:
   void SetUp() override {
     EngineTest::SetUp();
     if (IsSkipped()) return;
+    ::setenv("BATON_FAULTS", always_.c_str(), 1);
     auto ability = sys::probe_tracking();
     if (!ability.available) GTEST_SKIP() << "no page tracking here: " << ability.reason;
     sandbox_ = start_command({program_directory() / "advisor"});
@@ -42,18 +44,19 @@ class Foreknowledge : public EngineTest {
   Result<CheckpointInfo> checkpoint_with(
       int signal, const fs::path& directory,
       const std::function<HoldVerdict(const HeldCheckpoint&)>& hold = {}) {
-    ::setenv("BATON_FAULTS", "dump.before_freeze=delay:400", 1);
+    ::setenv("BATON_FAULTS", (always_ + "dump.before_freeze=delay:400").c_str(), 1);
     const auto length = output(*sandbox_).size();
+    const fs::path waits = sandbox_->images_directory() / "stopped";
+    fs::remove(waits);  // of the checkpoint before
     std::thread program([&] {
-      while (!fs::exists(sandbox_->images_directory() / "stopped"))
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      while (!fs::exists(waits)) std::this_thread::sleep_for(std::chrono::milliseconds(1));
       EXPECT_TRUE(sandbox_->signal(signal));
       await_lines(*sandbox_, 1, length);
     });
     auto info = hold ? engine_->checkpoint_and_hold(*sandbox_, directory, hold)
                      : engine_->checkpoint(*sandbox_, directory);
     program.join();
-    ::setenv("BATON_FAULTS", "", 1);
+    ::setenv("BATON_FAULTS", always_.c_str(), 1);
     return info;
   }
 
@@ -71,10 +74,13 @@ class Foreknowledge : public EngineTest {
     return "no such mapping";
   }
 
+  const std::string always_ = GetParam() == "deny" ? "flags.by_iterator=errors," : "";
   Sandbox* sandbox_ = nullptr;
 };
+INSTANTIATE_TEST_SUITE_P(Iterators, Foreknowledge, testing::Values("allow", "deny"),
+                         [](const auto& which) { return which.param; });
 
-TEST_F(Foreknowledge, AdviceGivenJustBeforeTheFreezeIsCarried) {
+TEST_P(Foreknowledge, AdviceGivenJustBeforeTheFreezeIsCarried) {
   auto first = engine_->checkpoint(*sandbox_, next_checkpoint());
   ASSERT_TRUE(first) << first.error().message();
   auto second = next_checkpoint();
@@ -95,7 +101,7 @@ TEST_F(Foreknowledge, AdviceGivenJustBeforeTheFreezeIsCarried) {
 }
 
 // A checkpoint for which the job is held is checked before anyone may restore it.
-TEST_F(Foreknowledge, HeldCheckpointIsNeverOneThatWasMistaken) {
+TEST_P(Foreknowledge, HeldCheckpointIsNeverOneThatWasMistaken) {
   const fs::path flags =
       sandbox_->images_directory() / fmt::format("flags-{}", sandbox_->command_pid_inner());
   auto first =
@@ -128,7 +134,7 @@ TEST_F(Foreknowledge, HeldCheckpointIsNeverOneThatWasMistaken) {
   EXPECT_THAT(flags_of_large_mapping(*target), HasSubstr("dc "));
 }
 
-TEST_F(Foreknowledge, AdviceOfLongAgoIsCarried) {
+TEST_P(Foreknowledge, AdviceOfLongAgoIsCarried) {
   ASSERT_TRUE(sandbox_->signal(SIGUSR2));
   await_lines(*sandbox_, 2);
   auto checkpoint = next_checkpoint();
@@ -142,7 +148,7 @@ TEST_F(Foreknowledge, AdviceOfLongAgoIsCarried) {
   EXPECT_THAT(flags_of_large_mapping(**restored), HasSubstr("dc "));
 }
 
-TEST_F(Foreknowledge, SemaphoreMadeJustBeforeTheFreezeIsCarried) {
+TEST_P(Foreknowledge, SemaphoreMadeJustBeforeTheFreezeIsCarried) {
   auto checkpoint = next_checkpoint();
   auto info = checkpoint_with(SIGHUP, checkpoint);
   ASSERT_TRUE(info) << info.error().message();
@@ -155,7 +161,7 @@ TEST_F(Foreknowledge, SemaphoreMadeJustBeforeTheFreezeIsCarried) {
 }
 
 // Without System V objects no ipc namespace is dumped, and each restore has one of its own.
-TEST_F(Foreknowledge, NothingOfIpcIsDumpedWhereThereIsNothing) {
+TEST_P(Foreknowledge, NothingOfIpcIsDumpedWhereThereIsNothing) {
   auto checkpoint = next_checkpoint();
   auto info = engine_->checkpoint(*sandbox_, checkpoint);
   ASSERT_TRUE(info) << info.error().message();

@@ -6,6 +6,7 @@
 #include <set>
 #include <sstream>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "sys/file.h"
 #include "sys/process_attributes.h"
@@ -44,13 +45,39 @@ bool agree(const std::vector<sys::MappingFlags>& a, const std::vector<sys::Mappi
   });
 }
 
+// Empty: they can't be had.
+std::vector<sys::VmaFlags> kernels_flags(pid_t pid) {
+  static const auto reader = [] {
+    auto made = sys::VmaFlagsReader::create();
+    if (!made) spdlog::info("flags of mappings are read slowly: {}", made.error().message());
+    return made;
+  }();
+  if (!reader || !fault("flags.by_iterator")) return {};
+  auto flags = reader->read(pid);
+  return flags ? std::move(*flags) : std::vector<sys::VmaFlags>();
+}
+
 }  // namespace
 
 // In this order: a mapping that comes between is in the flags, and the next look at maps differs.
 Status MappingFlagsCache::read(pid_t pid, Entry& entry) {
+  const auto before = kernels_flags(pid);
   BATON_TRY(entry.maps, sys::read_mappings_text(pid));
   BATON_TRY(entry.flags, sys::read_mapping_flags(pid));
+  entry.kernels = kernels_flags(pid);
+  if (entry.kernels != before) entry.kernels.clear();
   return {};
+}
+
+bool MappingFlagsCache::unchanged(pid_t pid, const Entry& entry) {
+  if (entry.kernels.empty()) return false;
+  std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> known;
+  for (const sys::VmaFlags& vma : entry.kernels) known[{vma.start, vma.end}] = vma.flags;
+  const auto now = kernels_flags(pid);
+  return !now.empty() && std::ranges::all_of(now, [&](const sys::VmaFlags& vma) {
+    const auto at = known.find({vma.start, vma.end});
+    return at == known.end() || at->second == vma.flags;
+  });
 }
 
 void MappingFlagsCache::before_freeze(const Processes& processes, const fs::path& images) {
@@ -74,7 +101,8 @@ void MappingFlagsCache::before_freeze(const Processes& processes, const fs::path
 Status MappingFlagsCache::leave(pid_t inner, pid_t pid, const fs::path& images) {
   Entry& entry = entries_[pid];
   BATON_TRY(auto maps, sys::read_mappings_text(pid));
-  if (maps != entry.maps) BATON_CHECK(read(pid, entry));
+  if (maps != entry.maps || (!entry.kernels.empty() && !unchanged(pid, entry)))
+    BATON_CHECK(read(pid, entry));
   auto locked = sys::status_field(pid, "VmLck");
   if (!locked) return fail(ErrorCode::NotFound, fmt::format("process {} has ended", pid));
   std::string text = fmt::format("VmLck:\t{}\n", *locked);
@@ -92,6 +120,10 @@ bool MappingFlagsCache::hold_true() {
   bool true_for_all = true;
   for (auto& [pid, entry] : entries_) {
     if (!std::exchange(entry.used, false)) continue;
+    if (unchanged(pid, entry)) {
+      entry.mistakes = 0;
+      continue;
+    }
     auto before = std::move(entry.flags);
     if (!read(pid, entry)) {
       entry.maps.clear();  // it ended; nothing of it can be compared any more

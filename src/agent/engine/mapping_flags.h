@@ -6,7 +6,8 @@
 // (madvise). So the flags are read again once the job runs, or while it is held: only if they are
 // the same did the checkpoint get the right ones. A program that gives advice and takes it back
 // within those few milliseconds, with the freeze just between, gets the mapping restored without
-// it.
+// it. The kernel's own flags, which are had at once where BPF iterators are (sys/vma_flags.h), tell
+// mostly that nothing has changed; else the words are read again.
 #pragma once
 
 #include <sys/types.h>
@@ -20,6 +21,7 @@
 
 #include "base/result.h"
 #include "sys/proc_maps.h"
+#include "sys/vma_flags.h"
 
 namespace baton::agent {
 
@@ -41,11 +43,14 @@ class MappingFlagsCache {
   struct Entry {
     std::string maps;  // /proc/PID/maps when the flags were read
     std::vector<sys::MappingFlags> flags;
-    bool used = false;            // in the checkpoint that is being taken
-    unsigned mistakes = 0;        // in a row
-    unsigned left_to_kernel = 0;  // so many checkpoints more
+    std::vector<sys::VmaFlags> kernels;  // of the same time; empty: not known
+    bool used = false;                   // in the checkpoint that is being taken
+    unsigned mistakes = 0;               // in a row
+    unsigned left_to_kernel = 0;         // so many checkpoints more
   };
   static Status read(pid_t pid, Entry& entry);
+  // False: they may have changed since they were read.
+  static bool unchanged(pid_t pid, const Entry& entry);
   Status leave(pid_t inner, pid_t pid, const std::filesystem::path& images);
 
   std::map<pid_t, Entry> entries_;  // by pid on the node
