@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -21,6 +22,8 @@ namespace {
 constexpr const char* kTypesPath = "/sys/kernel/btf/vmlinux";
 constexpr std::size_t kMaxTypesBytes = 64 << 20;
 constexpr std::size_t kReadBytes = 64 << 10;
+constexpr std::size_t kMostMappings = 1 << 20;
+constexpr int kLoadTries = 5;
 
 // struct bpf_iter__task_vma of kernel/bpf/task_iter.c { meta, task, vma }, struct bpf_iter_meta of
 // include/linux/bpf.h { seq, … }: pointers, of eight bytes each.
@@ -31,15 +34,18 @@ constexpr std::int16_t kSeqInMeta = 0;
 // The kernel's types: include/uapi/linux/btf.h.
 class Types {
  public:
+  Types(Types&&) = default;  // bytes_ is too long to lie in the string itself
   static Result<Types> load() {
     Types types;
     BATON_TRY(types.bytes_, read_file(kTypesPath, kMaxTypesBytes));
     btf_header header{};
     if (types.bytes_.size() < sizeof header) return unfit();
     std::memcpy(&header, types.bytes_.data(), sizeof header);
-    const std::string_view rest = std::string_view(types.bytes_).substr(sizeof header);
-    if (header.magic != BTF_MAGIC || header.hdr_len != sizeof header ||
-        std::uint64_t{header.type_off} + header.type_len > rest.size() ||
+    if (header.magic != BTF_MAGIC || header.hdr_len < sizeof header ||
+        header.hdr_len > types.bytes_.size())
+      return unfit();
+    const std::string_view rest = std::string_view(types.bytes_).substr(header.hdr_len);
+    if (std::uint64_t{header.type_off} + header.type_len > rest.size() ||
         std::uint64_t{header.str_off} + header.str_len > rest.size())
       return unfit();
     types.strings_ = rest.substr(header.str_off, header.str_len);
@@ -81,6 +87,7 @@ class Types {
   }
 
  private:
+  Types() = default;
   btf_type head(std::uint32_t id) const {
     btf_type type{};
     std::memcpy(&type, all_[id].data(), sizeof type);
@@ -144,6 +151,14 @@ class Types {
   std::vector<std::string_view> all_;
 };
 
+// A union of which all bytes count.
+template <typename Union>
+Union zeroed() {
+  Union all;
+  std::memset(&all, 0, sizeof all);
+  return all;
+}
+
 int bpf(bpf_cmd command, bpf_attr& attributes) {
   return static_cast<int>(::syscall(SYS_bpf, command, &attributes, sizeof attributes));
 }
@@ -160,21 +175,26 @@ constexpr bpf_insn set(std::uint8_t to, std::int32_t value) {
   return {BPF_ALU64 | BPF_MOV | BPF_K, to, 0, 0, value};
 }
 
-// Called for each mapping, and once more without one: writes a VmaFlags.
+// Called for each mapping, and once more without one: writes a VmaFlags, at the end one of zeroes.
+// (Whoever reads on behind the end is told of mappings again.)
 Result<Fd> load_program(std::uint32_t iterator, const std::array<std::int16_t, 3>& members) {
   constexpr std::int16_t record = -static_cast<std::int16_t>(sizeof(VmaFlags));  // on the stack
   std::vector<bpf_insn> program = {
-      load(BPF_REG_6, BPF_REG_1, kVmaInContext),
-      {BPF_JMP | BPF_JNE | BPF_K, BPF_REG_6, 0, 2, 0},
-      set(BPF_REG_0, 0),
-      {BPF_JMP | BPF_EXIT, 0, 0, 0, 0},
       load(BPF_REG_7, BPF_REG_1, kMetaInContext),
+      load(BPF_REG_6, BPF_REG_1, kVmaInContext),
       load(BPF_REG_1, BPF_REG_7, kSeqInMeta),
+      set(BPF_REG_2, 0),
   };
+  const auto in_record = [](std::size_t i) {
+    return static_cast<std::int16_t>(record + 8 * static_cast<int>(i));
+  };
+  for (std::size_t i = 0; i < members.size(); ++i)
+    program.push_back(store(BPF_REG_10, BPF_REG_2, in_record(i)));
+  const auto skipped = static_cast<std::int16_t>(2 * members.size());
+  program.push_back({BPF_JMP | BPF_JEQ | BPF_K, BPF_REG_6, 0, skipped, 0});
   for (std::size_t i = 0; i < members.size(); ++i) {
     program.push_back(load(BPF_REG_2, BPF_REG_6, members[i]));
-    program.push_back(
-        store(BPF_REG_10, BPF_REG_2, static_cast<std::int16_t>(record + 8 * static_cast<int>(i))));
+    program.push_back(store(BPF_REG_10, BPF_REG_2, in_record(i)));
   }
   program.insert(program.end(), {{BPF_ALU64 | BPF_MOV | BPF_X, BPF_REG_2, BPF_REG_10, 0, 0},
                                  {BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_2, 0, 0, record},
@@ -182,7 +202,7 @@ Result<Fd> load_program(std::uint32_t iterator, const std::array<std::int16_t, 3
                                  {BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_seq_write},
                                  set(BPF_REG_0, 0),
                                  {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}});
-  bpf_attr attributes{};
+  auto attributes = zeroed<bpf_attr>();
   attributes.prog_type = BPF_PROG_TYPE_TRACING;
   attributes.expected_attach_type = BPF_TRACE_ITER;
   attributes.insns = address_of(program.data());
@@ -190,16 +210,20 @@ Result<Fd> load_program(std::uint32_t iterator, const std::array<std::int16_t, 3
   attributes.license = address_of("GPL");  // which the kernel asks for: seq_write is for such alone
   attributes.attach_btf_id = iterator;
   std::memcpy(attributes.prog_name, "baton_vma_flags", sizeof "baton_vma_flags");
-  Fd fd(bpf(BPF_PROG_LOAD, attributes));
+  Fd fd;
+  for (int i = 0; i < kLoadTries && !fd.valid(); ++i) {  // a signal breaks it off
+    fd = Fd(bpf(BPF_PROG_LOAD, attributes));
+    if (!fd.valid() && errno != EAGAIN) break;
+  }
   if (!fd.valid())
     return fail(ErrorCode::Unfit, fmt::format("load a BPF program: {}", std::strerror(errno)));
   return fd;
 }
 
 Result<Fd> open_iterator(const Fd& program, pid_t pid) {
-  bpf_iter_link_info of_one{};
+  auto of_one = zeroed<bpf_iter_link_info>();
   of_one.task.tid = static_cast<std::uint32_t>(pid);
-  bpf_attr attributes{};
+  auto attributes = zeroed<bpf_attr>();
   attributes.link_create.prog_fd = static_cast<std::uint32_t>(program.get());
   attributes.link_create.attach_type = BPF_TRACE_ITER;
   attributes.link_create.iter_info = address_of(&of_one);
@@ -207,7 +231,7 @@ Result<Fd> open_iterator(const Fd& program, pid_t pid) {
   const Fd link(bpf(BPF_LINK_CREATE, attributes));
   if (!link.valid())
     return fail(ErrorCode::Unfit, fmt::format("a BPF iterator: {}", std::strerror(errno)));
-  attributes = {};
+  attributes = zeroed<bpf_attr>();
   attributes.iter_create.link_fd = static_cast<std::uint32_t>(link.get());
   Fd iterator(bpf(BPF_ITER_CREATE, attributes));
   if (!iterator.valid())
@@ -231,29 +255,34 @@ Result<VmaFlagsReader> VmaFlagsReader::create() {
   }
   BATON_TRY(Fd program, load_program(iterator, members));
   VmaFlagsReader reader(std::move(program));
-  BATON_CHECK(reader.read(::getpid()));  // it can be loaded before Linux 6.1, too
+  // It can be loaded before Linux 6.1, too. What is not in order is so by chance.
+  if (auto own = reader.read(::getpid()); !own && own.error().code() != ErrorCode::Unavailable)
+    return fail(ErrorCode::Unfit, own.error().message());
   return reader;
 }
 
 Result<std::vector<VmaFlags>> VmaFlagsReader::read(pid_t pid) const {
   BATON_TRY(const Fd iterator, open_iterator(program_, pid));
-  std::string bytes;
+  std::vector<VmaFlags> all;
+  std::vector<VmaFlags> part(kReadBytes / sizeof(VmaFlags));
+  std::uint64_t end = 0;
   for (;;) {
-    const std::size_t before = bytes.size();
-    bytes.resize(before + kReadBytes);
-    const ssize_t size = ::read(iterator.get(), bytes.data() + before, kReadBytes);
-    const int error = errno;
-    bytes.resize(before + static_cast<std::size_t>(std::max<ssize_t>(size, 0)));
-    if (size == 0) break;
-    if (size < 0 && error != EAGAIN && error != EINTR)
-      return fail_errno("read a BPF iterator", error);
+    const ssize_t size = ::read(iterator.get(), part.data(), part.size() * sizeof(VmaFlags));
+    if (size < 0) return fail_errno("read a BPF iterator");
+    if (size == 0 || static_cast<std::size_t>(size) % sizeof(VmaFlags) != 0)
+      return fail(ErrorCode::Internal, "a BPF iterator ended within its answer");
+    const std::size_t count = static_cast<std::size_t>(size) / sizeof(VmaFlags);
+    for (const VmaFlags& vma : std::span(part).first(count)) {
+      if (vma == VmaFlags() && all.empty())
+        return fail(ErrorCode::NotFound, fmt::format("process {} has ended", pid));
+      if (vma == VmaFlags()) return all;
+      // They change meanwhile, or are of several processes (before Linux 6.1).
+      if (vma.start < end || all.size() == kMostMappings)
+        return fail(ErrorCode::Unavailable, "a BPF iterator's mappings are in no order");
+      end = vma.end;
+      all.push_back(vma);
+    }
   }
-  if (bytes.size() % sizeof(VmaFlags) != 0)
-    return fail(ErrorCode::Internal, "a BPF iterator ended within a record");
-  if (bytes.empty()) return fail(ErrorCode::NotFound, fmt::format("process {} has ended", pid));
-  std::vector<VmaFlags> all(bytes.size() / sizeof(VmaFlags));
-  std::memcpy(all.data(), bytes.data(), bytes.size());
-  return all;
 }
 
 }  // namespace baton::sys

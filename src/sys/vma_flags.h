@@ -30,7 +30,7 @@ class VmaFlagsReader {
   // kernel can't, or does not let us.
   static Result<VmaFlagsReader> create();
 
-  // In the order of addresses. NotFound: no such process.
+  // In the order of addresses. NotFound: no such process. Unavailable: they change just now.
   Result<std::vector<VmaFlags>> read(pid_t pid) const;
 
  private:

@@ -5,7 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <map>
+#include <thread>
+#include <vector>
 
 #include "sys/pagemap.h"
 #include "sys/proc_maps.h"
@@ -60,6 +63,49 @@ TEST_F(VmaFlagsTest, AdviceShows) {
   }
   ::munmap(memory, size);
   EXPECT_FALSE(own().contains(at));
+}
+
+// The kernel tells of 1,365 at a time.
+TEST_F(VmaFlagsTest, HasAllOfThousandsOfMappings) {
+  constexpr std::size_t count = 6'000;
+  auto* const memory = static_cast<char*>(
+      ::mmap(nullptr, count * page_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(memory, MAP_FAILED);
+  for (std::size_t i = 0; i < count; i += 2)
+    ASSERT_EQ(::mprotect(memory + i * page_bytes, page_bytes, PROT_READ | PROT_WRITE), 0);
+  const auto flags = own();
+  const auto start = reinterpret_cast<std::uint64_t>(memory);
+  std::size_t found = 0;
+  for (std::size_t i = 1; i + 1 < count; ++i) found += flags.contains(start + i * page_bytes);
+  EXPECT_EQ(found, count - 2);
+  ::munmap(memory, count * page_bytes);
+}
+
+// Each answer has an end, and is in order or said not to be.
+TEST_F(VmaFlagsTest, OfAProcessThatMapsMemoryAllTheTime) {
+  std::atomic<bool> stop = false;
+  std::vector<std::jthread> others;
+  for (int i = 0; i < 4; ++i)
+    others.emplace_back([&] {
+      while (!stop) {
+        void* const at = ::mmap(nullptr, page_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        ::mprotect(at, page_bytes, PROT_NONE);
+        ::munmap(at, page_bytes);
+      }
+    });
+  int good = 0;
+  for (int i = 0; i < 2'000; ++i) {
+    const auto all = reader_->read(::getpid());
+    if (all) {
+      ++good;
+      EXPECT_TRUE(std::ranges::is_sorted(*all, {}, &VmaFlags::start));
+      EXPECT_LT(all->size(), 2'000u);
+    } else {
+      EXPECT_EQ(all.error().code(), ErrorCode::Unavailable) << all.error().message();
+    }
+  }
+  EXPECT_GT(good, 0);
+  stop = true;
 }
 
 TEST_F(VmaFlagsTest, SaysWhenThereIsNoSuchProcess) {

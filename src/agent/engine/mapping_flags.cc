@@ -3,12 +3,16 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <bit>
+#include <charconv>
+#include <iterator>
 #include <set>
 #include <sstream>
 
 #include "base/fault.h"
 #include "base/log.h"
 #include "sys/file.h"
+#include "sys/pagemap.h"
 #include "sys/process_attributes.h"
 
 namespace baton::agent {
@@ -57,27 +61,57 @@ std::vector<sys::VmaFlags> kernels_flags(pid_t pid) {
   return flags ? std::move(*flags) : std::vector<sys::VmaFlags>();
 }
 
+// Of a line of maps.
+std::pair<std::uint64_t, std::uint64_t> range_of(std::string_view line) {
+  std::pair<std::uint64_t, std::uint64_t> range;
+  const char* const end = line.data() + line.size();
+  const auto start = std::from_chars(line.data(), end, range.first, 16);
+  if (start.ptr != end) std::from_chars(start.ptr + 1, end, range.second, 16);
+  return range;
+}
+
+// Whether the words may be those of these flags: there is one for each bit. Some bits have none
+// (protection keys); then they are not of one state either.
+bool of_one_state(const std::vector<sys::MappingFlags>& words,
+                  const std::vector<sys::VmaFlags>& kernels) {
+  auto vma = kernels.begin();
+  for (const sys::MappingFlags& mapping : words) {
+    const auto range = range_of(mapping.mapping);
+    if (range.first >= sys::address_space_end) continue;  // the kernel's own page
+    if (vma == kernels.end() || range != std::pair(vma->start, vma->end)) return false;
+    std::istringstream text(mapping.flags);
+    const auto count = std::distance(std::istream_iterator<std::string>(text), {});
+    if (count != std::popcount(vma->flags)) return false;
+    ++vma;
+  }
+  return vma == kernels.end();
+}
+
 }  // namespace
 
 // In this order: a mapping that comes between is in the flags, and the next look at maps differs.
 Status MappingFlagsCache::read(pid_t pid, Entry& entry) {
-  const auto before = kernels_flags(pid);
-  BATON_TRY(entry.maps, sys::read_mappings_text(pid));
+  entry.kernels.clear();
+  auto before = kernels_flags(pid);
+  BATON_TRY(auto maps, sys::read_mappings_text(pid));
   BATON_TRY(entry.flags, sys::read_mapping_flags(pid));
-  entry.kernels = kernels_flags(pid);
-  if (entry.kernels != before) entry.kernels.clear();
+  entry.maps = std::move(maps);
+  if (before == kernels_flags(pid) && of_one_state(entry.flags, before))
+    entry.kernels = std::move(before);
   return {};
 }
 
 bool MappingFlagsCache::unchanged(pid_t pid, const Entry& entry) {
   if (entry.kernels.empty()) return false;
-  std::map<std::pair<std::uint64_t, std::uint64_t>, std::uint64_t> known;
-  for (const sys::VmaFlags& vma : entry.kernels) known[{vma.start, vma.end}] = vma.flags;
   const auto now = kernels_flags(pid);
-  return !now.empty() && std::ranges::all_of(now, [&](const sys::VmaFlags& vma) {
-    const auto at = known.find({vma.start, vma.end});
-    return at == known.end() || at->second == vma.flags;
-  });
+  auto known = entry.kernels.begin();
+  for (const sys::VmaFlags& vma : now) {
+    while (known != entry.kernels.end() && known->start < vma.start) ++known;
+    if (known == entry.kernels.end()) break;
+    if (known->start == vma.start && known->end == vma.end && known->flags != vma.flags)
+      return false;
+  }
+  return !now.empty();
 }
 
 void MappingFlagsCache::before_freeze(const Processes& processes, const fs::path& images) {

@@ -7,7 +7,8 @@
 // the same did the checkpoint get the right ones. A program that gives advice and takes it back
 // within those few milliseconds, with the freeze just between, gets the mapping restored without
 // it. The kernel's own flags, which are had at once where BPF iterators are (sys/vma_flags.h), tell
-// mostly that nothing has changed; else the words are read again.
+// mostly that nothing has changed; else the words are read again. They count only where they
+// were the same before and after the words were read, with as many bits as there are words.
 #pragma once
 
 #include <sys/types.h>
