@@ -127,6 +127,8 @@ TEST_F(ReadyKeeperTest, WhoAwaitsACheckpointWaitsUntilItIsReadyOrWillNotBe) {
   keeper_.staged(JobId(1), copy(1, {a}));
   keeper_.await(JobId(1), CheckpointNumber(number_), most);
   EXPECT_EQ(keeper_.bytes(), 0u);
+  const auto none = keeper_.take(JobId(1));
+  EXPECT_TRUE(!none || !none->reader(a)) << "not even what is in it";
 }
 
 TEST_F(ReadyKeeperTest, WhatIsDroppedOrDamagedIsNotKept) {

@@ -39,6 +39,7 @@ Result<std::shared_ptr<const ReadyPacks>> ReadyPacks::make(const fs::path& direc
                                                            std::uint64_t budget,
                                                            const std::stop_token& given_up) {
   auto ready = std::make_shared<ReadyPacks>();
+  if (budget == 0) return ready;  // nothing at all is to be kept
   BATON_TRY(const std::vector<fs::path> newest_first, packs_of(directory));
   bool room = true;
   for (const fs::path& path : newest_first) {
