@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstddef>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -16,7 +18,8 @@ namespace baton::store {
 namespace {
 
 constexpr std::array<char, 8> kMagic = {'B', 'A', 'T', 'N', 'P', 'M', 'A', 'P'};
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kWhole = 1;    // the version of a map that is one …
+constexpr std::uint32_t kChanged = 2;  // … and of one with changes behind it
 constexpr std::uint32_t kPacksMax = 1 << 20;
 constexpr std::uint64_t kRunsMax = std::uint64_t{1} << 30;
 constexpr std::uint64_t kAddressEnd = std::uint64_t{1} << 57;
@@ -39,7 +42,7 @@ struct SkippableHead {
 
 struct Head {
   std::array<char, 8> magic = kMagic;
-  std::uint32_t version = kVersion;
+  std::uint32_t version = kWhole;
   std::uint32_t packs = 0;
   std::uint64_t runs = 0;
   std::uint64_t body_bytes = 0;  // before compression
@@ -49,7 +52,13 @@ struct PackEntry {
   PageHash hash;
   std::uint64_t pages = 0;
 };
-static_assert(sizeof(Head) == 48 && sizeof(PackEntry) == 24);
+// Of a map with changes.
+struct Foot {
+  std::uint64_t before_bytes = 0;  // the changes begin there
+  PageHash heads_hash;             // of the heads of both
+  std::array<char, 8> magic = {'B', 'A', 'T', 'N', 'D', 'I', 'F', 'F'};
+};
+static_assert(sizeof(Head) == 48 && sizeof(PackEntry) == 24 && sizeof(Foot) == 32);
 
 std::unexpected<Error> damaged(std::string_view why) {
   return fail(ErrorCode::Damaged, fmt::format("map of pages: {}", why));
@@ -156,8 +165,9 @@ std::string encode_body(const PageMap& map) {
       at = put_number(at, (run.address - end) / kPageBytes);
       at = put_number(at, run.pages);
       end = run.address + run.pages * kPageBytes;
-      if (run.pack == kZeroPages) {
-        at = put_number(put_number(at, 0), 0);
+      if (!is_pack(run.pack)) {
+        at = put_number(at, run.pack == kZeroPages ? 0 : map.packs.size() + 1);
+        at = put_number(at, 0);
         continue;
       }
       at = put_number(at, std::uint64_t{run.pack} + 1);
@@ -169,7 +179,8 @@ std::string encode_body(const PageMap& map) {
   return body;
 }
 
-Status decode_body(std::string_view body, std::uint64_t count, PageMap& map) {
+Status decode_body(std::string_view body, std::uint64_t count, bool are_changes, PageMap& map) {
+  const std::uint64_t no_pages = map.packs.size() + 1;
   Numbers numbers(body);
   std::vector<std::int64_t> expected(map.packs.size(), 0);
   std::uint64_t end = 0;
@@ -179,12 +190,15 @@ Status decode_body(std::string_view body, std::uint64_t count, PageMap& map) {
          first = numbers.next();
     if (!first) return damaged("it ends too early");
     constexpr std::uint64_t pages_max = kAddressEnd / kPageBytes;
-    if (*gap > pages_max || *pages > pages_max || *pages == 0 || *pack > map.packs.size())
+    if (*gap > pages_max || *pages > pages_max || *pages == 0 || *pack > no_pages ||
+        (*pack == no_pages && !are_changes))
       return damaged("a run is absurd");
     MapRun run{end + *gap * kPageBytes, *pages, kZeroPages, 0};
     end = run.address + run.pages * kPageBytes;
     if (end > kAddressEnd) return damaged("a run lies outside of all address spaces");
-    if (*pack > 0) {
+    if (*pack == no_pages) {
+      run.pack = kNoPages;
+    } else if (*pack > 0) {
       run.pack = static_cast<std::uint32_t>(*pack - 1);
       const std::uint64_t limit = map.packs[run.pack].pages;
       const std::int64_t at = expected[run.pack] + unfold(*first % (std::uint64_t{1} << 40));
@@ -196,6 +210,90 @@ Status decode_body(std::string_view body, std::uint64_t count, PageMap& map) {
     map.runs.push_back(run);
   }
   return numbers.at_end() ? Status() : damaged("it has more bytes than runs");
+}
+
+// The bytes of one map.
+Result<PageMap> decode(std::string_view bytes, std::uint32_t version, bool are_changes) {
+  Head head;
+  if (bytes.size() < sizeof head) return damaged("cut short");
+  std::memcpy(&head, bytes.data(), sizeof head);
+  bytes.remove_prefix(sizeof head);
+  if (head.magic != kMagic) return damaged("it is none");
+  if (head.version != version) return damaged("of a format that this version does not know");
+  if (head.packs > kPacksMax || head.runs > kRunsMax ||
+      head.body_bytes > head.runs * kRunBytesMax || head.body_bytes < head.runs * kRunBytesMin ||
+      bytes.size() < head.packs * sizeof(PackEntry))
+    return damaged("its figures contradict each other");
+  const std::string_view table = bytes.substr(0, head.packs * sizeof(PackEntry));
+  bytes.remove_prefix(table.size());
+  if (head.runs > runs_max(bytes.size())) return damaged("it has more runs than its size allows");
+  std::string whole(table);
+  if (!decompress(bytes, head.body_bytes, whole)) return damaged("it does not decompress");
+  if (hash_whole(whole) != head.body_hash) return damaged("its checksum is wrong");
+  PageMap map;
+  for (std::uint32_t i = 0; i < head.packs; ++i) {
+    PackEntry entry;
+    std::memcpy(&entry, table.data() + i * sizeof entry, sizeof entry);
+    if (entry.pages > kPackPagesMax) return damaged("a pack is too large");
+    map.packs.push_back({fmt::format("{:016x}{:016x}", entry.hash.high, entry.hash.low),
+                         static_cast<std::uint32_t>(entry.pages)});
+  }
+  const std::string_view body = std::string_view(whole).substr(table.size());
+  BATON_CHECK(decode_body(body, head.runs, are_changes, map));
+  return map;
+}
+
+PageHash hash_heads(std::string_view before, std::string_view changes) {
+  return hash_whole(std::string(before.substr(0, sizeof(Head))) +
+                    std::string(changes.substr(0, sizeof(Head))));
+}
+
+// Adds the packs of `changes` to the map's; says which place each has there.
+Result<std::vector<std::uint32_t>> join_packs(PageMap& map, const PageMap& changes) {
+  std::map<std::string_view, std::uint32_t> place_of;
+  for (std::uint32_t i = 0; i < map.packs.size(); ++i) place_of.emplace(map.packs[i].hash, i);
+  std::vector<std::uint32_t> places;
+  std::vector<MapPack> more;
+  for (const MapPack& pack : changes.packs) {
+    const auto at = static_cast<std::uint32_t>(map.packs.size() + more.size());
+    const auto [known, is_new] = place_of.emplace(pack.hash, at);
+    if (is_new)
+      more.push_back(pack);
+    else if (known->second >= map.packs.size() || map.packs[known->second].pages != pack.pages)
+      return damaged("a pack is named in two ways");
+    places.push_back(known->second);
+  }
+  map.packs.insert(map.packs.end(), more.begin(), more.end());
+  return places;
+}
+
+Result<PageMap> apply(const PageMap& before, const PageMap& changes) {
+  PageMap map{before.packs, {}};
+  BATON_TRY(const auto place, join_packs(map, changes));
+  map.runs.reserve(before.runs.size() + changes.runs.size());
+  auto run = before.runs.begin();
+  std::uint64_t changed_to = 0;
+  auto keep_until = [&](std::uint64_t end) {
+    for (; run != before.runs.end() && run->address < end; ++run) {
+      const std::uint64_t run_end = run->address + run->pages * kPageBytes;
+      const std::uint64_t from = std::max(run->address, changed_to), to = std::min(run_end, end);
+      const auto skipped = static_cast<std::uint32_t>((from - run->address) / kPageBytes);
+      if (from < to)
+        map.append({from, (to - from) / kPageBytes, run->pack,
+                    is_pack(run->pack) ? run->first + skipped : 0});
+      if (run_end > end) return;  // the rest of it is behind the change
+    }
+  };
+  for (const MapRun& change : changes.runs) {
+    keep_until(change.address);
+    changed_to = change.address + change.pages * kPageBytes;
+    if (change.pack == kNoPages) continue;
+    MapRun there = change;
+    if (is_pack(there.pack)) there.pack = place[there.pack];
+    map.append(there);
+  }
+  keep_until(kAddressEnd);
+  return map;
 }
 
 }  // namespace
@@ -211,7 +309,7 @@ void PageMap::append(const MapRun& run) {
     MapRun& last = runs.back();
     bool continues = last.pack == run.pack &&
                      last.address + last.pages * kPageBytes == run.address &&
-                     (run.pack == kZeroPages || last.first + last.pages == run.first);
+                     (!is_pack(run.pack) || last.first + last.pages == run.first);
     if (continues) {
       last.pages += run.pages;
       return;
@@ -239,33 +337,35 @@ std::string encode_page_map(const PageMap& map) {
   return std::string(reinterpret_cast<const char*>(&head), sizeof head) + table + compressed;
 }
 
+std::string encode_changed_map(std::string before, const PageMap& changes) {
+  constexpr std::uint32_t version = kChanged;
+  std::memcpy(before.data() + offsetof(Head, version), &version, sizeof version);
+  const std::string behind = encode_page_map(changes);
+  Foot foot;
+  foot.before_bytes = before.size();
+  foot.heads_hash = hash_heads(before, behind);
+  before += behind;
+  return before.append(reinterpret_cast<const char*>(&foot), sizeof foot);
+}
+
 Result<PageMap> decode_page_map(std::string_view bytes) {
   Head head;
   if (bytes.size() < sizeof head) return damaged("cut short");
   std::memcpy(&head, bytes.data(), sizeof head);
-  bytes.remove_prefix(sizeof head);
-  if (head.magic != kMagic) return damaged("it is none");
-  if (head.version != kVersion) return damaged("of a format that this version does not know");
-  if (head.packs > kPacksMax || head.runs > kRunsMax ||
-      head.body_bytes > head.runs * kRunBytesMax || head.body_bytes < head.runs * kRunBytesMin ||
-      bytes.size() < head.packs * sizeof(PackEntry))
-    return damaged("its figures contradict each other");
-  const std::string_view table = bytes.substr(0, head.packs * sizeof(PackEntry));
-  bytes.remove_prefix(table.size());
-  if (head.runs > runs_max(bytes.size())) return damaged("it has more runs than its size allows");
-  std::string whole(table);
-  if (!decompress(bytes, head.body_bytes, whole)) return damaged("it does not decompress");
-  if (hash_whole(whole) != head.body_hash) return damaged("its checksum is wrong");
-  PageMap map;
-  for (std::uint32_t i = 0; i < head.packs; ++i) {
-    PackEntry entry;
-    std::memcpy(&entry, table.data() + i * sizeof entry, sizeof entry);
-    if (entry.pages > kPackPagesMax) return damaged("a pack is too large");
-    map.packs.push_back({fmt::format("{:016x}{:016x}", entry.hash.high, entry.hash.low),
-                         static_cast<std::uint32_t>(entry.pages)});
-  }
-  BATON_CHECK(decode_body(std::string_view(whole).substr(table.size()), head.runs, map));
-  return map;
+  if (head.version != kChanged) return decode(bytes, kWhole, false);
+  Foot foot;
+  const auto magic = foot.magic;
+  if (bytes.size() < sizeof head + sizeof foot) return damaged("cut short");
+  bytes.copy(reinterpret_cast<char*>(&foot), sizeof foot, bytes.size() - sizeof foot);
+  bytes.remove_suffix(sizeof foot);
+  if (foot.magic != magic || foot.before_bytes < sizeof head || foot.before_bytes > bytes.size())
+    return damaged("its foot is wrong");
+  const auto before = bytes.substr(0, foot.before_bytes), behind = bytes.substr(foot.before_bytes);
+  if (hash_heads(before, behind) != foot.heads_hash)
+    return damaged("its heads don't belong together");
+  BATON_TRY(const PageMap map, decode(before, kChanged, false));
+  BATON_TRY(const PageMap changes, decode(behind, kWhole, true));
+  return apply(map, changes);
 }
 
 }  // namespace baton::store

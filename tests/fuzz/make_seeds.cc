@@ -77,6 +77,10 @@ void make_page_maps(const Seeds& seeds) {
               {0x7f0000000000, 16'000, 1, 384}};
   const std::string whole = encode_page_map(map);
   seeds.write("page_map", "four-runs", whole);
+  store::PageMap changes;
+  changes.packs = {map.packs[1], {store::hash_bytes("c"), 3}};
+  changes.runs = {{0x2000, 1, store::kNoPages, 0}, {0x401000, 2, 1, 0}, {0x7f0000001000, 1, 0, 2}};
+  seeds.write("page_map", "changed", store::encode_changed_map(whole, changes));
   // The body as it is before compression, which the target compresses.
   const std::string body = {1, 3, 1, 10, 0, 1, 0, 0};
   seeds.write(

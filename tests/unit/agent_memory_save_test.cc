@@ -48,7 +48,7 @@ class LongRun : public testing::Test {
     const fs::path folder = directory_.path() / std::to_string(checkpoints_++);
     fs::create_directory(folder);
     const MemoryToSave memory[] = {{pid, &all_, &*store_}};
-    const auto saved = save_memory(*packs_, memory, folder, true);
+    const auto saved = save_memory(*packs_, memory, folder, false);
     ASSERT_TRUE(saved) << saved.error().message();
     folders_.emplace_back(folder, versions_);
     if (folders_.size() <= kept) return;

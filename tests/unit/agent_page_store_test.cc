@@ -48,9 +48,13 @@ class PageStoreTest : public testing::Test {
   // What the store holds, read as a restore does.
   std::map<std::uint64_t, std::string> contents() {
     EXPECT_TRUE(packs_->seal());
-    auto decoded = store::decode_page_map(store::encode_page_map(store_->map()));
-    EXPECT_TRUE(decoded);
+    return read(store::encode_page_map(store_->map()));
+  }
+  std::map<std::uint64_t, std::string> read(const std::string& map) {
+    auto decoded = store::decode_page_map(map);
     std::map<std::uint64_t, std::string> pages;
+    EXPECT_TRUE(decoded) << decoded.error().message();
+    if (!decoded) return pages;
     for (const store::MapRun& run : decoded->runs)
       for (std::uint64_t i = 0; i < run.pages; ++i) {
         std::string& page = pages[(run.address - base) / page_bytes + i];
@@ -72,7 +76,8 @@ class PageStoreTest : public testing::Test {
   std::optional<PageStore> store_;
 };
 
-// Against a map, with everything the tracker does, over three chunks of addresses.
+// Against a map, with everything the tracker does, over three chunks of addresses. Drafts of its
+// map are as old as it comes.
 TEST_F(PageStoreTest, HoldsTheNewestCopies) {
   constexpr std::uint64_t range = 1400;
   std::mt19937_64 random(5);
@@ -101,6 +106,18 @@ TEST_F(PageStoreTest, HoldsTheNewestCopies) {
       ASSERT_TRUE(store_->put(base + first * page_bytes, content));
     }
     ASSERT_EQ(store_->pages_held(), model.size());
+    if (random() % 8 == 0) {
+      ASSERT_TRUE(packs_->seal());
+      store_->draft_map();
+    }
+    if (round % 5) continue;
+    ASSERT_TRUE(packs_->seal());
+    const auto map = store_->take_encoded_map();
+    ASSERT_EQ(read(map.bytes) == model, true) << round;
+    const std::set<std::string> named(map.packs.begin(), map.packs.end());
+    const auto decoded = store::decode_page_map(map.bytes);
+    ASSERT_TRUE(decoded);
+    for (const auto& pack : decoded->packs) ASSERT_TRUE(named.contains(pack.hash));
     if (round % 20) continue;
     ASSERT_EQ(contents() == model, true) << round;
   }

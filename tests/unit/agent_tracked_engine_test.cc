@@ -68,6 +68,46 @@ TEST_F(TrackedEngine, MemoryHoldsAfterTwoMoves) {
   expect_memory_holds(*sandbox);
 }
 
+// The map of a held job's pages is made before the freeze, and what has changed since is added to
+// it in the freeze: by then mappings have come, gone and moved.
+TEST_F(TrackedEngine, AHeldCheckpointHasWhatChangedSinceItWasPrepared) {
+  Sandbox* sandbox = start_memwork();
+  ASSERT_NE(sandbox, nullptr);
+  for (int move = 0; move < 4; ++move) {
+    ASSERT_TRUE(engine_->checkpoint(*sandbox, next_checkpoint()));
+    arm(move % 2 ? "dump.before_freeze=delay:200" : "");
+    const auto checkpoint = next_checkpoint();
+    Sandbox* target = nullptr;
+    auto info = engine_->checkpoint_and_hold(*sandbox, checkpoint, [&](const HeldCheckpoint& held) {
+      if (!held.confirm()) return HoldVerdict::Resume;  // another one is taken
+      auto restored = restore(checkpoint);
+      EXPECT_TRUE(restored) << restored.error().message() << log_tail_;
+      if (restored) target = *restored;
+      return HoldVerdict::Kill;
+    });
+    ASSERT_TRUE(info) << info.error().message();
+    ASSERT_NE(target, nullptr);
+    EXPECT_THAT(info->memory, StartsWith("tracked"));
+    sandbox = target;
+  }
+  expect_memory_holds(*sandbox);
+}
+
+TEST_F(TrackedEngine, AHeldJobIsSaidToStandStillForAsLongAsItDoes) {
+  Sandbox* sandbox = start_memwork();
+  ASSERT_NE(sandbox, nullptr);
+  arm("track.assemble=delay:200");
+  std::int64_t frozen_us = 0;
+  auto info = engine_->checkpoint_and_hold(*sandbox, next_checkpoint(), [&](const auto& held) {
+    frozen_us = held.info.frozen_us;
+    return HoldVerdict::Resume;
+  });
+  ASSERT_TRUE(info) << info.error().message();
+  EXPECT_GE(frozen_us, 200'000);
+  arm("");
+  expect_memory_holds(*sandbox);
+}
+
 // The second checkpoint, and the first one after a restore, bring what was written meanwhile.
 TEST_F(TrackedEngine, ACheckpointStoresWhatWasWritten) {
   Sandbox* sandbox = start_command({program_directory() / "memwork", "--mb", "64", "--threads", "1",

@@ -185,7 +185,7 @@ Status TrackerTest::assemble(Tracker& tracker, const std::vector<FrozenMemory>& 
     fs::rename(map, checkpoint / "images" / map.filename());
     if (fs::exists(pages)) fs::rename(pages, checkpoint / "images" / pages.filename());
   }
-  BATON_CHECK(tracker.save(memory, image_pids, checkpoint, true));
+  BATON_CHECK(tracker.save(memory, image_pids, checkpoint, false));
   BATON_TRY([[maybe_unused]] auto made, assemble_all(checkpoint, images));
   return {};
 }

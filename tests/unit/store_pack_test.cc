@@ -169,6 +169,72 @@ TEST(PageMap, WhatIsWrittenIsReadAndHarmIsFound) {
   }
 }
 
+// Where each page lies, in words.
+std::map<std::uint64_t, std::string> pages_of(const PageMap& map) {
+  std::map<std::uint64_t, std::string> pages;
+  for (const MapRun& run : map.runs)
+    for (std::uint64_t i = 0; i < run.pages; ++i)
+      pages[run.address + i * kPageBytes] =
+          run.pack == kZeroPages ? "zeroes"
+                                 : fmt::format("{} {}", map.packs[run.pack].hash, run.first + i);
+  return pages;
+}
+
+TEST(PageMap, WhatChangedIsReadAsIfItHadBeenWrittenAtOnce) {
+  std::mt19937_64 random(5);
+  for (int i = 0; i < 300; ++i) {
+    const PageMap before = random_map(random);
+    PageMap changes = random_map(random);
+    if (random() % 2 && !before.packs.empty() && !changes.packs.empty()) {
+      changes.packs.front() = before.packs.back();
+      changes.runs.clear();
+      changes.runs.push_back({0x5000'0000'3000, 1, 0, changes.packs[0].pages - 1});
+    }
+    for (MapRun& run : changes.runs)
+      if (random() % 3 == 0) run = {run.address, run.pages, kNoPages, 0};
+    auto expected = pages_of(before);
+    for (const MapRun& run : changes.runs)
+      for (std::uint64_t page = 0; page < run.pages; ++page)
+        expected.erase(run.address + page * kPageBytes);
+    PageMap there = changes;
+    std::erase_if(there.runs, [](const MapRun& run) { return run.pack == kNoPages; });
+    expected.merge(pages_of(there));
+
+    const std::string bytes = encode_changed_map(encode_page_map(before), changes);
+    auto decoded = decode_page_map(bytes);
+    ASSERT_TRUE(decoded) << decoded.error().message();
+    ASSERT_EQ(pages_of(*decoded), expected);
+    for (std::size_t place = 0; place < before.packs.size(); ++place)
+      ASSERT_EQ(decoded->packs[place], before.packs[place]);
+    EXPECT_EQ(*decode_page_map(encode_page_map(*decoded)), *decoded) << "it is like any other";
+
+    std::string harmed = bytes;
+    const std::size_t at = random() % harmed.size();
+    harmed[at] = static_cast<char>(harmed[at] ^ (1 << random() % 8));
+    if (auto refused = decode_page_map(harmed)) {
+      EXPECT_EQ(*refused, *decoded) << "byte " << at;
+    }
+    EXPECT_FALSE(decode_page_map(std::string_view(bytes).substr(0, random() % bytes.size())));
+  }
+}
+
+TEST(PageMap, HalvesOfTwoMapsAreRefused) {
+  const std::string a = encode_changed_map(encode_page_map({{}, {{0x1000, 3, kZeroPages, 0}}}),
+                                           {{}, {{0x2000, 1, kNoPages, 0}}});
+  const std::string b = encode_changed_map(encode_page_map({{}, {{0x1000, 9, kZeroPages, 0}}}),
+                                           {{}, {{0x4000, 1, kNoPages, 0}}});
+  ASSERT_EQ(a.size(), b.size());
+  std::uint64_t before_bytes = 0;
+  std::memcpy(&before_bytes, a.data() + a.size() - 32, sizeof before_bytes);
+  EXPECT_TRUE(decode_page_map(a));
+  const auto mixed = decode_page_map(a.substr(0, before_bytes) + b.substr(before_bytes));
+  ASSERT_FALSE(mixed);
+  EXPECT_EQ(mixed.error().code(), ErrorCode::Damaged);
+  EXPECT_FALSE(decode_page_map(a.substr(0, before_bytes))) << "without its changes";
+  // Gone from what?
+  EXPECT_FALSE(decode_page_map(encode_page_map({{}, {{0x2000, 1, kNoPages, 0}}})));
+}
+
 TEST(PageMap, ASizeThatLiesTakesNoMemory) {
   PageMap map;
   map.runs = {{0x1000, 1, kZeroPages, 0}};

@@ -238,16 +238,23 @@ Result<Assembled> assemble_memory(const fs::path& checkpoint, PageMaps maps, Ope
 
 TrackedBytes tracked_bytes(const PageMaps& maps) {
   TrackedBytes bytes;
+  std::map<std::string_view, std::size_t> processes;  // that name the pack
+  for (const auto& [pid, map] : maps)
+    for (const auto& pack : map.packs) ++processes[pack.hash];
   std::map<std::string_view, std::vector<bool>> counted;  // pages, by pack
   for (const auto& [pid, map] : maps) {
-    std::vector<std::vector<bool>*> of_pack;
+    std::vector<std::vector<bool>*> of_pack;  // null: there is nobody to share it with
     for (const auto& pack : map.packs) {
-      of_pack.push_back(&counted[pack.hash]);
-      if (of_pack.back()->size() < pack.pages) of_pack.back()->resize(pack.pages);
+      of_pack.push_back(processes[pack.hash] > 1 ? &counted[pack.hash] : nullptr);
+      if (of_pack.back() && of_pack.back()->size() < pack.pages) of_pack.back()->resize(pack.pages);
     }
     for (const store::MapRun& run : map.runs) {
       if (run.pack == store::kZeroPages) continue;
       bytes.all += run.pages * page_bytes;
+      if (!of_pack[run.pack]) {
+        bytes.distinct += run.pages * page_bytes;
+        continue;
+      }
       auto& pages = *of_pack[run.pack];
       const std::uint64_t end = std::min<std::uint64_t>(run.first + run.pages, pages.size());
       for (std::uint64_t page = run.first; page < end; ++page) {

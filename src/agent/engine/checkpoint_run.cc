@@ -126,6 +126,7 @@ Status CheckpointRun::dump(const Hold& hold) {
   if (memory_) {
     memory_->before_dump(processes, sandbox_.images_directory(),
                          foreknowledge_ == Foreknowledge::None);
+    if (hold) memory_->prepare_save(directory_);
     for (std::uint64_t pages : memory_->precopy_stats().pages_per_round)
       steps.precopied_pages += pages;
   }
@@ -234,6 +235,7 @@ Status CheckpointRun::while_frozen(const Hold& hold) {
   record_.info.frozen_us = (boot_time_ns() - freeze_started_ns_) / 1000;
   auto verdict = HoldVerdict::Resume;
   Status completed = complete(true);
+  record_.info.frozen_us = (boot_time_ns() - freeze_started_ns_) / 1000;
   if (completed) verdict = hold({record_.info, [this] { return confirm(); }});
   Status confirmed = confirm();  // in any case: it is looked at beside all that
   BATON_CHECK(std::move(completed));

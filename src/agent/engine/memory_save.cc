@@ -80,10 +80,52 @@ Status rewrite_some(PagePacks& packs, const Stores& stores) {
   return {};
 }
 
+Status make_folders(const fs::path& directory) {
+  BATON_CHECK(sys::make_directories(directory / layout::memory_folder, 0700));
+  return sys::make_directories(directory / layout::packs_folder, 0700);
+}
+
+Status link_packs(const PagePacks& packs, const std::set<std::string>& wanted,
+                  const fs::path& directory) {
+  const fs::path folder = directory / layout::packs_folder;
+  std::set<std::string> linked;  // before the freeze
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error))
+    linked.insert(entry->path().filename());
+  if (error) return fail_errno(folder.string(), error.value());
+  for (const std::string& hash : linked)
+    if (!wanted.contains(hash)) BATON_CHECK(sys::remove_tree(folder / hash));
+  for (const auto& [number, pack] : packs.packs())
+    if (wanted.contains(pack.hash) && linked.insert(pack.hash).second)
+      BATON_CHECK(link_or_copy(packs.path(pack), folder / pack.hash));
+  return {};
+}
+
+Status drop_others(PagePacks& packs, const std::set<std::string>& needed) {
+  std::vector<std::uint32_t> dead;
+  for (const auto& [number, pack] : packs.packs())
+    if (!needed.contains(pack.hash)) dead.push_back(number);
+  for (std::uint32_t number : dead) BATON_CHECK(packs.drop(number));
+  return {};
+}
+
 }  // namespace
 
+Status prepare_memory(PagePacks& packs, std::span<PageStore* const> stores,
+                      const fs::path& directory) {
+  BATON_CHECK(packs.seal());
+  std::set<std::string> needed;
+  for (PageStore* store : stores) {
+    const auto& named = store->draft_map();
+    needed.insert(named.begin(), named.end());
+  }
+  BATON_CHECK(make_folders(directory));
+  return link_packs(packs, needed, directory);
+}
+
 Result<SavedMemory> save_memory(PagePacks& packs, std::span<const MemoryToSave> memory,
-                                const fs::path& directory, bool may_rewrite) {
+                                const fs::path& directory, bool held) {
   Stores stores;
   for (const MemoryToSave& process : memory) {
     if (!stores.insert(process.store).second) continue;
@@ -92,26 +134,21 @@ Result<SavedMemory> save_memory(PagePacks& packs, std::span<const MemoryToSave> 
       return fail(ErrorCode::Internal,
                   fmt::format("pages of process {} are missing", process.image_pid));
   }
-  if (may_rewrite) BATON_CHECK(rewrite_some(packs, stores));
+  if (!held) BATON_CHECK(rewrite_some(packs, stores));
   BATON_CHECK(packs.seal());
-  BATON_CHECK(sys::make_directories(directory / layout::memory_folder, 0700));
-  BATON_CHECK(sys::make_directories(directory / layout::packs_folder, 0700));
+  BATON_CHECK(make_folders(directory));
   SavedMemory saved{0, packs.take_added().bytes};
   std::set<std::string> needed;
   for (const MemoryToSave& process : memory) {
-    store::PageMap map = process.store->map();
+    const PageStore::EncodedMap map = process.store->take_encoded_map();
     saved.pages += process.pages->pages();
-    for (const auto& pack : map.packs) needed.insert(pack.hash);
+    needed.insert(map.packs.begin(), map.packs.end());
     auto path = directory / layout::map_file(process.image_pid);
     BATON_TRY(Fd file, sys::open_file(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
-    BATON_CHECK_CTX(sys::write_all(file.get(), store::encode_page_map(map)), path.string());
+    BATON_CHECK_CTX(sys::write_all(file.get(), map.bytes), path.string());
   }
-  std::vector<std::uint32_t> dead;
-  for (const auto& [number, pack] : packs.packs())
-    if (!needed.contains(pack.hash)) dead.push_back(number);
-  for (std::uint32_t number : dead) BATON_CHECK(packs.drop(number));
-  for (const auto& [number, pack] : packs.packs())
-    BATON_CHECK(link_or_copy(packs.path(pack), directory / layout::packs_folder / pack.hash));
+  if (!held) BATON_CHECK(drop_others(packs, needed));
+  BATON_CHECK(link_packs(packs, needed, directory));
   return saved;
 }
 

@@ -4,6 +4,9 @@
 //   packs/<hash>       hard links to the packs that the maps name
 //
 // Only pages that changed since the last checkpoint are in a pack that no earlier checkpoint has.
+//
+// When the program will stand still for it, prepare_memory() does before the freeze all of it that
+// can be done then, and save_memory() what is left.
 #pragma once
 
 #include <sys/types.h>
@@ -31,9 +34,12 @@ struct SavedMemory {
 };
 
 // `memory`: of all processes whose copies shall be kept; everything else in `packs` is dropped.
-// `may_rewrite`: packs that are mostly dead may be rewritten, which takes time. Not synced. After
-// an error the packs are void.
+// `held`: nothing is done for later checkpoints, which takes time: packs stay that are dead, and
+// those that are mostly so are not rewritten. Not synced. After an error the packs are void.
 Result<SavedMemory> save_memory(PagePacks& packs, std::span<const MemoryToSave> memory,
-                                const std::filesystem::path& directory, bool may_rewrite);
+                                const std::filesystem::path& directory, bool held);
+// `stores`: those that will be saved, as far as it is known.
+Status prepare_memory(PagePacks& packs, std::span<PageStore* const> stores,
+                      const std::filesystem::path& directory);
 
 }  // namespace baton::agent

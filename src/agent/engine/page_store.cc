@@ -2,15 +2,23 @@
 
 #include <algorithm>
 #include <cassert>
-#include <set>
 #include <unordered_map>
+#include <utility>
 
 namespace baton::agent {
 
 using store::PageHash;
 using sys::page_bytes;
 
+// One that was dropped since the draft has none of what it had there.
+PageStore::Chunk& PageStore::chunk_at(std::uint64_t number) {
+  const auto [at, is_new] = chunks_.try_emplace(number);
+  if (is_new && draft_ && draft_->dropped.contains(number)) at->second.changed.set();
+  return at->second;
+}
+
 void PageStore::set_held(Chunk& chunk, std::uint64_t index, bool held) {
+  if (chunk.held[index] != held) chunk.changed.set(index);
   pages_held_ += held;
   pages_held_ -= chunk.held[index];
   chunk.held[index] = held;
@@ -20,6 +28,7 @@ Status PageStore::put_page(Chunk& chunk, std::uint64_t index, const char* conten
   PageHash hash = store::hash_page(content);
   if (!chunk.known[index] || chunk.hash[index] != hash) {
     set_held(chunk, index, false);
+    chunk.changed.set(index);
     PageLocation location;
     if (hash != store::zero_page_hash()) {
       BATON_TRY(location, packs_->add(content, hash));
@@ -35,7 +44,7 @@ Status PageStore::put_page(Chunk& chunk, std::uint64_t index, const char* conten
 Status PageStore::put(std::uint64_t address, std::span<const char> content) {
   assert(address % page_bytes == 0 && content.size() % page_bytes == 0);
   while (!content.empty()) {
-    Chunk& chunk = chunks_[address / chunk_bytes];
+    Chunk& chunk = chunk_at(address / chunk_bytes);
     const std::uint64_t first = address % chunk_bytes / page_bytes;
     const std::uint64_t count = std::min(content.size() / page_bytes, chunk_pages - first);
     for (std::uint64_t i = 0; i < count; ++i)
@@ -68,22 +77,31 @@ void PageStore::forget(const PageSet& pages) {
 void PageStore::forget_all() {
   for (auto& [number, chunk] : chunks_) chunk.held.reset();
   pages_held_ = 0;
+  draft_.reset();
 }
 
 void PageStore::keep_only(const PageSet& pages) {
   std::map<const Chunk*, std::bitset<chunk_pages>> keep;
   in_chunks(pages, [&](Chunk& chunk, std::uint64_t first, std::uint64_t last) {
     auto& kept = keep[&chunk];
+    if (last - first == chunk_pages) {
+      kept.set();  // mostly
+      return;
+    }
     for (std::uint64_t i = first; i < last; ++i) kept.set(i);
   });
   pages_held_ = 0;
   std::erase_if(chunks_, [&](auto& entry) {
     auto at = keep.find(&entry.second);
-    return at == keep.end() || (entry.second.known & at->second).none();
+    const bool drop = at == keep.end() || (entry.second.known & at->second).none();
+    if (drop && draft_) draft_->dropped.insert(entry.first);
+    return drop;
   });
   for (auto& [number, chunk] : chunks_) {
-    chunk.held &= keep[&chunk];
-    chunk.known &= keep[&chunk];
+    const auto& kept = keep[&chunk];
+    chunk.changed |= chunk.held & ~kept;
+    chunk.held &= kept;
+    chunk.known &= kept;
     pages_held_ += chunk.held.count();
   }
 }
@@ -101,7 +119,7 @@ Status PageStore::remember(const store::PageMap& map, std::span<const std::uint3
     }
     for (std::uint64_t i = 0; i < run.pages; ++i) {
       const std::uint64_t address = run.address + i * page_bytes;
-      Chunk& chunk = chunks_[address / chunk_bytes];
+      Chunk& chunk = chunk_at(address / chunk_bytes);
       const std::uint64_t index = address % chunk_bytes / page_bytes;
       if (chunk.known[index]) continue;
       const auto page = run.first + static_cast<std::uint32_t>(i);
@@ -133,10 +151,8 @@ PageSet PageStore::missing(const PageSet& wanted) const {
 }
 
 store::PageMap PageStore::map() const {
-  // A program may stand still for this: all that is done for each page is one comparison.
+  // All that is done for each page is one comparison.
   store::PageMap map;
-  std::set<std::uint32_t> used;
-  std::uint32_t last_used = 0;
   for (const auto& [number, chunk] : chunks_)
     for (std::uint64_t i = 0; i < chunk_pages;) {
       if (!chunk.held[i]) {
@@ -150,10 +166,40 @@ store::PageMap PageStore::map() const {
         if (chunk.location[i].pack != pack ||
             chunk.location[i].page != page + step * static_cast<std::uint32_t>(i - begin))
           break;
-      if (pack != 0 && pack != last_used) used.insert(last_used = pack);
       map.append({number * chunk_bytes + begin * page_bytes, i - begin,
                   pack == 0 ? store::kZeroPages : pack, pack == 0 ? 0 : page});
     }
+  name_packs(map);
+  return map;
+}
+
+store::PageMap PageStore::changes() const {
+  store::PageMap map;
+  std::map<std::uint64_t, const Chunk*> changed;  // null: it is gone
+  for (std::uint64_t number : draft_->dropped) changed[number] = nullptr;
+  for (const auto& [number, chunk] : chunks_)
+    if (chunk.changed.any()) changed[number] = &chunk;
+  for (const auto& [number, chunk] : changed)
+    for (std::uint64_t i = 0; i < chunk_pages; ++i) {
+      if (chunk && !chunk->changed[i]) continue;
+      store::MapRun run{number * chunk_bytes + i * page_bytes, 1, store::kNoPages, 0};
+      if (chunk && chunk->held[i]) {
+        const auto [pack, page] = chunk->location[i];
+        run.pack = pack == 0 ? store::kZeroPages : pack;
+        run.first = pack == 0 ? 0 : page;
+      }
+      map.append(run);
+    }
+  name_packs(map);
+  return map;
+}
+
+// The runs have the packs' numbers still.
+void PageStore::name_packs(store::PageMap& map) const {
+  std::set<std::uint32_t> used;
+  std::uint32_t last_used = 0;  // mostly the next run's pack, too
+  for (const store::MapRun& run : map.runs)
+    if (store::is_pack(run.pack) && run.pack != last_used) used.insert(last_used = run.pack);
   // In the order in which they were made: a restore begins with what was written last.
   std::unordered_map<std::uint32_t, std::uint32_t> index_of;
   for (std::uint32_t number : used) {
@@ -162,16 +208,36 @@ store::PageMap PageStore::map() const {
     index_of[number] = static_cast<std::uint32_t>(map.packs.size());
     map.packs.push_back({pack.hash, pack.pages});
   }
-  std::uint32_t last = 0, last_index = 0;  // mostly the next run's pack, too
+  std::uint32_t last = 0, last_index = 0;
   for (store::MapRun& run : map.runs) {
-    if (run.pack == store::kZeroPages) continue;
+    if (!store::is_pack(run.pack)) continue;
     if (run.pack != last) last_index = index_of.at(last = run.pack);
     run.pack = last_index;
   }
-  return map;
+}
+
+const std::vector<std::string>& PageStore::draft_map() {
+  draft_.reset();
+  draft_ = Draft{take_encoded_map(), {}};
+  for (auto& [number, chunk] : chunks_) chunk.changed.reset();
+  return draft_->map.packs;
+}
+
+PageStore::EncodedMap PageStore::take_encoded_map() {
+  EncodedMap encoded;
+  store::PageMap map = draft_ ? changes() : this->map();
+  if (auto draft = std::exchange(draft_, std::nullopt)) {
+    encoded.packs = std::move(draft->map.packs);
+    encoded.bytes = store::encode_changed_map(std::move(draft->map.bytes), map);
+  } else {
+    encoded.bytes = store::encode_page_map(map);
+  }
+  for (auto& pack : map.packs) encoded.packs.push_back(std::move(pack.hash));
+  return encoded;
 }
 
 Status PageStore::for_each(const std::function<Status(PageLocation&, const PageHash&)>& visit) {
+  draft_.reset();
   for (auto& [number, chunk] : chunks_)
     for (std::uint64_t i = 0; i < chunk_pages; ++i)
       if (chunk.held[i] && chunk.location[i].pack != 0)

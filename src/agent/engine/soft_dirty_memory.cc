@@ -113,7 +113,7 @@ Status SoftDirtyMemory::save(const fs::path& checkpoint, bool held) {
     BATON_CHECK(take_images(images));
     std::vector<MemoryToSave> wanted;
     for (auto& [pid, process] : processes_) wanted.push_back({pid, &process.pages, &process.store});
-    BATON_TRY(saved_, save_memory(*packs_, wanted, checkpoint, !held));
+    BATON_TRY(saved_, save_memory(*packs_, wanted, checkpoint, held));
     BATON_TRY(inventory_, sys::read_file(images / inventory_file, inventory_bytes_max));
     return {};
   };

@@ -40,10 +40,29 @@ void TrackedMemory::before_dump(const Processes& processes, const fs::path& imag
       flags_.before_freeze(processes, images);
     return;
   }
+  leave_to_criu(outcome.error());
+}
+
+void TrackedMemory::leave_to_criu(const Error& why) {
   release();
-  if (reason_ != outcome.error().message())
-    spdlog::info("memory is not tracked: {}", outcome.error().message());
-  reason_ = outcome.error().message();
+  if (reason_ != why.message()) spdlog::info("memory is not tracked: {}", why.message());
+  reason_ = why.message();
+}
+
+void TrackedMemory::prepare_save(const fs::path& checkpoint) {
+  if (!active_) return;
+  auto prepare = [&]() -> Status {
+    BATON_CHECK(tracker_->prepare_save(checkpoint));
+    // It takes some ms for each GiB, in which the program went on.
+    BATON_TRY(const PrecopyStats since, tracker_->precopy());
+    auto& rounds = precopy_.pages_per_round;
+    rounds.insert(rounds.end(), since.pages_per_round.begin(), since.pages_per_round.end());
+    return {};
+  };
+  auto outcome = prepare();
+  if (outcome) return;
+  (void)sys::remove_tree(checkpoint / layout::packs_folder);
+  leave_to_criu(outcome.error());
 }
 
 Status TrackedMemory::ensure_tracker() {
@@ -118,7 +137,7 @@ Status TrackedMemory::save(const fs::path& checkpoint, bool held) {
   if (!active_) return {};
   BATON_CHECK(fault("track.assemble"));
   BATON_CHECK(tracker_->settle());
-  BATON_TRY(saved_, tracker_->save(std::exchange(frozen_, {}), inner_pids_, checkpoint, !held));
+  BATON_TRY(saved_, tracker_->save(std::exchange(frozen_, {}), inner_pids_, checkpoint, held));
   return {};
 }
 

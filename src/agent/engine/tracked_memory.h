@@ -2,6 +2,7 @@
 // CRIU. Internal to the engine.
 //
 //   before_dump   pre-copy; tells CRIU's shim to hide what is tracked
+//   prepare_save  if the job will be held: what can be done of save() before; may be left out
 //   when_stopped  once all tasks are stopped, while CRIU dumps them; may be left out
 //   in_freeze     in CRIU's last hook
 //   save          once CRIU is done, or in its last hook when the job is held
@@ -44,6 +45,7 @@ class TrackedMemory {
   // `ask_kernel`: for the flags of mappings, in the freeze; see mapping_flags.h.
   void before_dump(const Processes& processes, const std::filesystem::path& images,
                    bool ask_kernel);
+  void prepare_save(const std::filesystem::path& checkpoint);
   // Its error is told by in_freeze().
   void when_stopped(const Processes& processes);
   Status in_freeze(const Processes& processes);
@@ -71,6 +73,7 @@ class TrackedMemory {
 
  private:
   Status try_before_dump(const Processes& processes, const std::filesystem::path& images);
+  void leave_to_criu(const Error& why);
   Status copy_rest(const Processes& processes);
 
   Status ensure_tracker();

@@ -290,9 +290,19 @@ Status Tracker::settle() {
   return settled;
 }
 
+Status Tracker::prepare_save(const fs::path& directory) {
+  std::set<PageStore*> stores;
+  for (auto& [pid, process] : processes_)
+    if (process.space) stores.insert(&process.space->store());
+  const std::vector<PageStore*> all(stores.begin(), stores.end());
+  auto prepared = prepare_memory(*packs_, all, directory);
+  if (!prepared) release();
+  return prepared;
+}
+
 Result<SavedMemory> Tracker::save(std::span<const FrozenMemory> memory,
                                   const std::map<pid_t, pid_t>& image_pids,
-                                  const fs::path& directory, bool may_rewrite) {
+                                  const fs::path& directory, bool held) {
   // Others have nothing that a later checkpoint could build on.
   for (auto& [pid, process] : processes_) {
     bool is_saved = std::ranges::any_of(
@@ -302,7 +312,7 @@ Result<SavedMemory> Tracker::save(std::span<const FrozenMemory> memory,
   std::vector<MemoryToSave> wanted;
   for (const FrozenMemory& process : memory)
     wanted.push_back({image_pids.at(process.pid), &process.pages, &process.space->store()});
-  auto saved = save_memory(*packs_, wanted, directory, may_rewrite);
+  auto saved = save_memory(*packs_, wanted, directory, held);
   if (!saved) release();
   return saved;
 }

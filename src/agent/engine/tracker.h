@@ -2,6 +2,7 @@
 //
 //   refresh          finds processes that came, went or called exec; registers new mappings
 //   pre-copy round   copies what was written since the last one, while they run
+//   prepare_save     if they will stand still until all is saved: what can be done before
 //   ---- CRIU stops the job and dumps all but the registered mappings ----
 //   copy_rest        meanwhile: copies what is left and says which pages make up the checkpoint
 //   copy_code_again  when CRIU is done: what it wrote where code is mapped, to run its own
@@ -86,6 +87,8 @@ class Tracker {
   Status refresh(std::span<const pid_t> pids);
   // Rounds of copying until little is left or it stops to help. Call after refresh().
   Result<PrecopyStats> precopy();
+  // After precopy(): save() to this directory will have only to add what came after.
+  Status prepare_save(const std::filesystem::path& directory);
   // In the freeze. `pids`: all processes of the job now; those that came since refresh() are
   // CRIU's. After an error the checkpoint must be given up; the processes are tracked anew by
   // refresh().
@@ -96,10 +99,10 @@ class Tracker {
   // After the freeze; also after a checkpoint that failed.
   Status settle();
   // After settle(): brings the memory into a checkpoint's directory (memory_save.h) and drops
-  // copies of all else.
+  // copies of all else. `held`: the job stands still for it.
   Result<SavedMemory> save(std::span<const FrozenMemory> memory,
                            const std::map<pid_t, pid_t>& image_pids,
-                           const std::filesystem::path& directory, bool may_rewrite);
+                           const std::filesystem::path& directory, bool held);
 
   // For a process that was restored: its memory as a checkpoint had it. What is still so need not
   // be stored again. adopt() any time before, remember() between refresh() and precopy().
