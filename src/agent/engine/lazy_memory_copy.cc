@@ -18,6 +18,32 @@ using Outcome = sys::PageFaults::Outcome;
 
 constexpr std::uint32_t kHotPages = 512;
 
+// Leaves the processors to others for as long as this thread had to wait for one. A low priority
+// would not do: it holds locks that faults wait for, and counts in its control group only, whereas
+// the program is in another one.
+class Courtesy {
+ public:
+  void after_step() {
+    const std::int64_t now_ns = boot_time_ns(), used_ns = used();
+    const std::int64_t worked_ns = used_ns - std::exchange(used_ns_, used_ns);
+    const std::int64_t waited_ns = now_ns - std::exchange(since_ns_, now_ns) - worked_ns;
+    if (waited_ns < worked_ns / 2) return;
+    constexpr std::int64_t kLongestNs = 2'000'000;
+    const timespec pause{0, std::min({waited_ns, worked_ns, kLongestNs})};
+    ::nanosleep(&pause, nullptr);
+    since_ns_ = boot_time_ns();
+  }
+
+ private:
+  static std::int64_t used() {
+    timespec used{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return used.tv_sec * 1'000'000'000 + used.tv_nsec;
+  }
+  std::int64_t since_ns_ = boot_time_ns();
+  std::int64_t used_ns_ = used();
+};
+
 }  // namespace
 
 // What was written last is what the program touches first (its stacks are among it): a fault for
@@ -90,7 +116,7 @@ void LazyMemory::copy_in_background() {
     lock.unlock();
     BATON_TRY(OpenPacks packs, another_packs());
     lock.lock();
-    for (;;) {
+    for (Courtesy courtesy;;) {
       if (stopping_ || failure_) return {};
       lock.unlock();
       BATON_CHECK(fault("restore.lazy.copy"));
@@ -99,6 +125,7 @@ void LazyMemory::copy_in_background() {
       if (!next) break;
       lock.unlock();
       BATON_CHECK(copy_step(*next->first, next->second, packs, buffer));
+      courtesy.after_step();
       lock = lock_in_background();
     }
     if (--copying_ == 0) complete();
