@@ -9,6 +9,9 @@
 // per agent and second, with all its jobs; each job's checkpoint is reported on once a minute), and
 // calls of the API. There is no CRIU and there are no checkpoints' bytes.
 //
+// Then the controller is killed and started again, so that all connect at the same time: how long
+// it takes until every lease is renewed, and whether one ran out.
+//
 // `generator` in the report is this process: it shares the machine with what it measures, and how
 // late it wakes up after a sleep says what the machine's other work adds to every figure.
 #include <fmt/format.h>
@@ -131,7 +134,7 @@ class Bench {
     phase("all jobs run", began);
     std::this_thread::sleep_for(settle_time);
     BATON_CHECK(measure());
-    return {};
+    return storm();
   }
   json report() const {
     return {{"environment", surroundings_}, {"cases", cases_}, {"reach", reach_.cells()}};
@@ -259,6 +262,29 @@ class Bench {
         "up {:.1f} ms late (p99)\n",
         cores, controller_->resident_mib(), controller_->threads(),
         (own_after - own_before) / wall_s, percentile(wake_ups_ms, 0.99));
+    return {};
+  }
+
+  Status storm() {
+    AgentFigures& agents = fleet_->figures();
+    const auto nodes = static_cast<std::size_t>(options_.nodes);
+    const auto lapsed = agents.lapsed.load(), started = agents.started.load();
+    const std::string name = case_name() + ", all of which connect at once";
+    const auto killed_ns = boot_time_ns();
+    BATON_CHECK(controller_->restart());
+    const auto again_ns = boot_time_ns();
+    BATON_CHECK(await("leases", [&] { return fleet_->renewed_since(again_ns) == nodes; }));
+    const double s = static_cast<double>(boot_time_ns() - killed_ns) / 1e9;
+    std::this_thread::sleep_for(settle_time);
+    const auto ran_out = agents.lapsed - lapsed, twice = agents.started - started;
+    reach_.add(name, "controller killed -> all leases are renewed", s, "s",
+               fmt::format("<= {}, the lease; none runs out", kLease.count()),
+               s <= static_cast<double>(kLease.count()) && ran_out == 0);
+    reach_.add(name, "jobs that were told to start again", static_cast<double>(twice), "jobs", "0",
+               twice == 0);
+    cases_.push_back({{"case", name}, {"seconds", s}, {"leases_run_out", ran_out}});
+    fmt::print("all leases renewed {:.1f} s after the controller's death, {} ran out\n", s,
+               ran_out);
     return {};
   }
 

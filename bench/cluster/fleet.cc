@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "agent/node_facts.h"
@@ -73,6 +74,11 @@ Fleet::~Fleet() {
 
 void Fleet::start() {
   pacer_ = std::jthread([this](std::stop_token stop) { pace(stop); });
+}
+
+std::size_t Fleet::renewed_since(std::int64_t ns) const {
+  return static_cast<std::size_t>(std::ranges::count_if(
+      agents_, [&](const SimAgent& agent) { return agent.renewed_ns() > ns; }));
 }
 
 std::vector<double> Fleet::take_late_ms() {

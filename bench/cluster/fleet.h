@@ -32,6 +32,8 @@ class Fleet {
   // second, evenly spread.
   void start();
   AgentFigures& figures() { return figures_; }
+  // How many have a lease that was asked for after this moment of boot time.
+  std::size_t renewed_since(std::int64_t ns) const;
   // By how much turns began too late since the last call of this: how busy the machine is.
   std::vector<double> take_late_ms();
 

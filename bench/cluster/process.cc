@@ -55,22 +55,35 @@ Result<double> cpu_seconds(pid_t pid) {
 
 Result<std::unique_ptr<ControllerProcess>> ControllerProcess::start(const fs::path& baton,
                                                                     const fs::path& directory) {
-  std::unique_ptr<ControllerProcess> process(new ControllerProcess(directory));
+  std::unique_ptr<ControllerProcess> process(new ControllerProcess(baton, directory));
   BATON_TRY(const auto ports, free_ports());
   process->agents_address_ = fmt::format("127.0.0.1:{}", ports[0]);
   process->users_address_ = fmt::format("127.0.0.1:{}", ports[1]);
+  BATON_CHECK(process->launch());
+  return process;
+}
+
+Status ControllerProcess::launch() {
   BATON_TRY(Fd log,
-            sys::open_file(directory / "controller.log", O_WRONLY | O_CREAT | O_APPEND, 0600));
+            sys::open_file(directory_ / "controller.log", O_WRONLY | O_CREAT | O_APPEND, 0600));
   BATON_TRY(Fd null, sys::open_file("/dev/null", O_RDONLY));
   // A heartbeat is due each fifth of the lease. Ends with this program.
-  BATON_TRY(process->spawned_,
-            sys::spawn({.program = "/usr/bin/setpriv",
-                        .argv = {"/usr/bin/setpriv", "--pdeathsig", "KILL", baton, "controller",
-                                 "--data", directory / "data", "--lease", "5s", "--listen",
-                                 process->agents_address_, "--listen-api", process->users_address_},
-                        .env = {},
-                        .fds = {{null.get(), 0}, {log.get(), 1}, {log.get(), 2}}}));
-  return process;
+  BATON_TRY(spawned_, sys::spawn({.program = "/usr/bin/setpriv",
+                                  .argv = {"/usr/bin/setpriv", "--pdeathsig", "KILL", baton_,
+                                           "controller", "--data", directory_ / "data", "--lease",
+                                           fmt::format("{}s", kLease.count()), "--listen",
+                                           agents_address_, "--listen-api", users_address_},
+                                  .env = {},
+                                  .fds = {{null.get(), 0}, {log.get(), 1}, {log.get(), 2}}}));
+  return {};
+}
+
+Status ControllerProcess::restart() {
+  BATON_CHECK(spawned_.pidfd.signal(SIGKILL));
+  (void)spawned_.pidfd.wait_ended({});
+  spawned_.pidfd.reap();
+  spawned_.pid = 0;
+  return launch();
 }
 
 ControllerProcess::~ControllerProcess() {

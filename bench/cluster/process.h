@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -12,6 +13,8 @@
 
 namespace baton::bench {
 
+inline constexpr std::chrono::seconds kLease{5};
+
 // CPU time of a process, all threads, so far.
 Result<double> cpu_seconds(pid_t pid);
 
@@ -20,6 +23,8 @@ class ControllerProcess {
   // Two free ports of loopback, one for agents and one for users; mutual TLS on both.
   static Result<std::unique_ptr<ControllerProcess>> start(const std::filesystem::path& baton,
                                                           const std::filesystem::path& directory);
+  // Kills it at once and starts it again where it was.
+  Status restart();
   ~ControllerProcess();
   ControllerProcess(const ControllerProcess&) = delete;
   ControllerProcess& operator=(const ControllerProcess&) = delete;
@@ -36,10 +41,12 @@ class ControllerProcess {
   int descriptors() const;
 
  private:
-  explicit ControllerProcess(std::filesystem::path directory) : directory_(std::move(directory)) {}
+  ControllerProcess(std::filesystem::path baton, std::filesystem::path directory)
+      : baton_(std::move(baton)), directory_(std::move(directory)) {}
+  Status launch();
   double status_number(std::string_view field) const;
 
-  const std::filesystem::path directory_;
+  const std::filesystem::path baton_, directory_;
   std::string agents_address_;
   std::string users_address_;
   sys::Spawned spawned_;

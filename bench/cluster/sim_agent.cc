@@ -3,6 +3,7 @@
 #include <deque>
 
 #include "base/clock.h"
+#include "cluster/process.h"
 
 namespace baton::bench {
 namespace {
@@ -130,6 +131,18 @@ void SimAgent::turn() {
   if (!report_call_) send_report();
 }
 
+std::int64_t SimAgent::renewed_ns() const {
+  std::lock_guard lock(mutex_);
+  return renewed_ns_;
+}
+
+// A lease counts from when it was asked for; it has to be answered before the one before runs out.
+void SimAgent::renewed(std::int64_t sent_ns) {
+  constexpr std::int64_t lease_ns = std::chrono::nanoseconds(kLease).count();
+  if (renewed_ns_ != 0 && boot_time_ns() - renewed_ns_ > lease_ns) ++figures_.lapsed;
+  renewed_ns_ = sent_ns;
+}
+
 v1::NodeSample SimAgent::sample() const {
   v1::NodeSample sample;
   sample.set_cpu_utilization(0.4);
@@ -151,12 +164,14 @@ void SimAgent::send_registration() {
   for (const auto& [job, incarnation] : incarnations_)
     *call->request.add_incarnations() = incarnation;
   lease_call_ = &call->context;
+  const auto sent_ns = boot_time_ns();
   lease_->async()->Register(&call->context, &call->request, &call->reply,
-                            [this, call](const grpc::Status& status) {
+                            [this, call, sent_ns](const grpc::Status& status) {
                               const std::unique_ptr<Registration> owned(call);
                               std::lock_guard lock(mutex_);
                               lease_call_ = nullptr;
                               registered_ = status.ok();
+                              if (registered_) renewed(sent_ns);
                               ++(status.ok() ? figures_.registered : figures_.failed);
                             });
 }
@@ -184,6 +199,7 @@ void SimAgent::send_heartbeat() {
                                  ++figures_.not_renewed;
                                  registered_ = false;
                                } else {
+                                 renewed(sent_ns);
                                  figures_.add_heartbeat(ms);
                                }
                              });

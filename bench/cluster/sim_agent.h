@@ -25,6 +25,7 @@ struct AgentFigures {
   std::atomic<std::uint64_t> orders = 0;
   std::atomic<std::uint64_t> streams_ended = 0;
   std::atomic<std::uint64_t> started = 0;
+  std::atomic<std::uint64_t> lapsed = 0;  // leases that were renewed too late, if at all
 
   // Round trips since the last call of this.
   void add_heartbeat(double ms);
@@ -51,6 +52,8 @@ class SimAgent {
   // Breaks off what is out, and begins nothing any more.
   void end();
   bool is_idle() const;
+  // Boot time at which the last call was sent that renewed its lease. 0: none yet.
+  std::int64_t renewed_ns() const;
 
  private:
   class Orders;
@@ -63,6 +66,7 @@ class SimAgent {
   void send_report();
   v1::OrderResult execute(const v1::Order& order);
   void stream_ended();
+  void renewed(std::int64_t sent_ns);  // under the mutex
   v1::NodeSample sample() const;
 
   const v1::NodeFacts facts_;
@@ -76,6 +80,7 @@ class SimAgent {
   bool ending_ = false;
   bool registered_ = false;
   std::uint64_t turns_ = 0;
+  std::int64_t renewed_ns_ = 0;
   std::map<std::uint64_t, v1::Incarnation> incarnations_;  // by job
   // Under way; each owns itself until its callback.
   grpc::ClientContext* lease_call_ = nullptr;

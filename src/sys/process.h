@@ -53,7 +53,8 @@ struct Spawned {
 };
 
 // Starts a program straight from the calling thread (clone with CLONE_VM|CLONE_VFORK into exec),
-// so that it is safe however many threads and locks there are. Signals are unblocked and default.
+// so that it is safe however many threads and locks there are. Signals are unblocked and default,
+// and a priority above the usual one is ours alone.
 Result<Spawned> spawn(const SpawnRequest& request);
 
 // When it was started, in clock ticks after boot: with the pid, this names a process for good.

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -122,6 +123,19 @@ TEST(Spawn, SignalsOfLibcAreDefaultToo) {
   ASSERT_TRUE(spawned);
   EXPECT_EQ(out.content(), "SigIgn:\t0000000000000000\n");
   finish(*spawned);
+}
+
+TEST(Spawn, APriorityThatIsOursAloneIsNotHandedOn) {
+  for (const auto& [ours, theirs] : {std::pair(-10, "0"), std::pair(0, "0"), std::pair(7, "7")}) {
+    Pipe out;
+    std::thread([&, ours = ours] {
+      ASSERT_EQ(::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), ours), 0);
+      const auto spawned = spawn(shell("cut -d' ' -f19 /proc/self/stat", out));
+      ASSERT_TRUE(spawned) << spawned.error().message();
+      finish(*spawned);
+    }).join();
+    EXPECT_EQ(out.content(), std::string(theirs) + "\n") << "of a thread at " << ours;
+  }
 }
 
 TEST(Spawn, WorksWhileOtherThreadsAllocateAndSpawn) {
