@@ -250,20 +250,19 @@ PageHash hash_heads(std::string_view before, std::string_view changes) {
 
 // Adds the packs of `changes` to the map's; says which place each has there.
 Result<std::vector<std::uint32_t>> join_packs(PageMap& map, const PageMap& changes) {
+  map.packs.reserve(map.packs.size() + changes.packs.size());  // the names stay where they are
   std::map<std::string_view, std::uint32_t> place_of;
   for (std::uint32_t i = 0; i < map.packs.size(); ++i) place_of.emplace(map.packs[i].hash, i);
   std::vector<std::uint32_t> places;
-  std::vector<MapPack> more;
   for (const MapPack& pack : changes.packs) {
-    const auto at = static_cast<std::uint32_t>(map.packs.size() + more.size());
-    const auto [known, is_new] = place_of.emplace(pack.hash, at);
+    const auto [known, is_new] =
+        place_of.emplace(pack.hash, static_cast<std::uint32_t>(map.packs.size()));
     if (is_new)
-      more.push_back(pack);
-    else if (known->second >= map.packs.size() || map.packs[known->second].pages != pack.pages)
+      map.packs.push_back(pack);
+    else if (map.packs[known->second].pages != pack.pages)
       return damaged("a pack is named in two ways");
     places.push_back(known->second);
   }
-  map.packs.insert(map.packs.end(), more.begin(), more.end());
   return places;
 }
 

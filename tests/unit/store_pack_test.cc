@@ -218,6 +218,15 @@ TEST(PageMap, WhatChangedIsReadAsIfItHadBeenWrittenAtOnce) {
   }
 }
 
+// A program that fills its memory with the same makes packs that are the same.
+TEST(PageMap, ChangesMayNameOnePackTwice) {
+  const MapPack pack{hash_bytes("a"), 10};
+  const PageMap changes{{pack, pack}, {{0x1000, 10, 0, 0}, {0xb000, 10, 1, 0}}};
+  const auto decoded = decode_page_map(encode_changed_map(encode_page_map({}), changes));
+  ASSERT_TRUE(decoded) << decoded.error().message();
+  EXPECT_EQ(pages_of(*decoded), pages_of(changes));
+}
+
 TEST(PageMap, HalvesOfTwoMapsAreRefused) {
   const std::string a = encode_changed_map(encode_page_map({{}, {{0x1000, 3, kZeroPages, 0}}}),
                                            {{}, {{0x2000, 1, kNoPages, 0}}});
