@@ -127,6 +127,7 @@ void SimAgent::turn() {
   if (!registered_) return send_registration();
   ++turns_;
   send_heartbeat();
+  if (!answered_) return;  // the lease comes first
   if (!stream_) stream_ = new Orders(*this);
   if (!report_call_) send_report();
 }
@@ -171,6 +172,7 @@ void SimAgent::send_registration() {
                               std::lock_guard lock(mutex_);
                               lease_call_ = nullptr;
                               registered_ = status.ok();
+                              answered_ = registered_;
                               if (registered_) renewed(sent_ns);
                               ++(status.ok() ? figures_.registered : figures_.failed);
                             });
@@ -193,11 +195,13 @@ void SimAgent::send_heartbeat() {
                                const std::unique_ptr<Beat> owned(call);
                                std::lock_guard lock(mutex_);
                                lease_call_ = nullptr;
+                               answered_ = status.ok() && call->reply.renewed();
                                if (!status.ok()) {
                                  ++figures_.failed;
                                } else if (!call->reply.renewed()) {
                                  ++figures_.not_renewed;
                                  registered_ = false;
+                                 if (!ending_) send_registration();
                                } else {
                                  renewed(sent_ns);
                                  figures_.add_heartbeat(ms);

@@ -79,6 +79,7 @@ class SimAgent {
   mutable std::mutex mutex_;
   bool ending_ = false;
   bool registered_ = false;
+  bool answered_ = false;  // the last call for the lease was
   std::uint64_t turns_ = 0;
   std::int64_t renewed_ns_ = 0;
   std::map<std::uint64_t, v1::Incarnation> incarnations_;  // by job

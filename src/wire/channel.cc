@@ -18,10 +18,11 @@ namespace tls = grpc::experimental;
 constexpr unsigned kCertificateRefreshSeconds = 10;
 constexpr int kKeepAliveMs = 5'000;
 constexpr int kKeepAliveTimeoutMs = 5'000;
-// Of an attempt to connect, up to the controller's first word, which may take a busy machine a
-// while. No longer over a network: what is lost there is sent again sooner by a new attempt.
-constexpr int kConnectMs = 1'000;
-constexpr int kConnectLocallyMs = 10'000;
+// Of an attempt to connect, up to the controller's first word. When a thousand agents connect at
+// once, a busy machine takes seconds for their handshakes; if each gave up before that and began
+// anew, none would ever come to its end. (What a network loses of the first packets the kernel
+// sends again after a second.)
+constexpr int kConnectMs = 10'000;
 // With wait_apart(). A connection is made, and a ping answered, in three such steps or four, which
 // must be well within kConnectMs and kKeepAliveTimeoutMs.
 constexpr const char* kLookAfterChannelsMs = "50";
@@ -92,8 +93,7 @@ grpc::ChannelArguments channel_arguments(const std::string& target) {
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
   // So it is called; it limits the attempt.
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
-                   target.starts_with("unix:") ? kConnectLocallyMs : kConnectMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepAliveMs);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepAliveTimeoutMs);
